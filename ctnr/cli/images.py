@@ -1,0 +1,271 @@
+"""Images: pull, images, rmi, and `image list|import|export|tag|untag|rm|gc|cat-config|inspect`."""
+
+from __future__ import annotations
+
+from ctnr.cli.grammar import Command, Option, Parsed
+from ctnr.cli.output import age, describe, human_size, list_rows, short_id, write, write_json
+from ctnr.cli.request import base_request, pull_request, resolve_env, wants_progress, words
+from ctnr.cli.run import IMAGE_POLICY, PLATFORM, PULL, QUIET
+from ctnr.cli.tell import Teller
+from ctnr.client.environ import absolute
+from ctnr.client.errors import UsageError
+from ctnr.client.session import ask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ctnr.client.connect import Service
+    from ctnr.client.frames import Event
+
+TRANSPORTS = ("docker", "oci", "oci-archive", "docker-archive", "docker-daemon", "dir", "containers-storage")
+EXPORTS = ("oci", "oci-archive", "docker-archive", "dir")
+_COLUMNS = {
+    "REPOSITORY": "Repository",
+    "TAG": "Tag",
+    "IMAGE ID": "ID",
+    "CREATED": "CreatedSince",
+    "SIZE": "Size",
+}
+
+
+def pull(service: Service, options: Parsed) -> int:
+    value = {}
+    for image in options.args:
+        request = pull_request(options, absolute_reference(image))
+        value = _with_progress(service, request, quiet=options.flag("quiet"))
+        write(f"{value['id']}\n")
+    return 0
+
+
+def list_images(service: Service, options: Parsed) -> int:
+    images: list[Event] = ask(service, base_request("images"), tell=Teller())
+    if options.args:
+        images = [image for image in images if any(_named(name, options.args[0]) for name in _names(image))]
+    form = options.text("format")
+    if form == "json":
+        list_rows(images, {}, format=form)
+        return 0
+    rows = [row for image in images for row in display(image, whole=options.flag("no_trunc"))]
+    if options.flag("quiet"):
+        rows = list({row["ID"]: row for row in rows}.values())
+    list_rows(rows, _COLUMNS, format=form, key="ID", quiet=options.flag("quiet"))
+    return 0
+
+
+def display(image: Event, *, whole: bool = False) -> list[Event]:
+    """One row per name, with the names and values that people know from `docker images --format`."""
+    rows = []
+    for name in _names(image) or ["<none>:<none>"]:
+        repository, colon, tag = name.rpartition(":")
+        if not colon or "/" in tag:
+            repository, tag = name, "<none>"
+        rows.append(
+            {
+                "Repository": repository, "Tag": tag, "ID": short_id(image["id"], whole=whole),
+                "CreatedSince": _since(image.get("created")), "CreatedAt": image.get("created") or "",
+                "Size": human_size(image.get("size_bytes")), "Name": name, "Digest": image.get("digest") or "",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def import_image(service: Service, options: Parsed) -> int:
+    """A root filesystem (directory, tar, or - for standard input) becomes an image; a reference is pulled."""
+    source = options.args[0]
+    quiet = options.flag("quiet")
+    if source.partition(":")[0] in TRANSPORTS and ":" in source:
+        value = _with_progress(service, pull_request(options, absolute_reference(source)), quiet=quiet)
+        if len(options.args) > 1:
+            ask(
+                service,
+                {**base_request("image-tag"), "image": value["id"], "name": options.args[1]},
+                tell=Teller(),
+            )
+        write(f"{value['id']}\n")
+        return 0
+    if len(options.args) < 2:
+        raise UsageError("image import needs a name", cure="ctnr image import DIRECTORY|TAR|- NAME")
+    request = {
+        **base_request("image-import"),
+        "name": options.args[1],
+        "env": resolve_env(options.list("env")),
+    }
+    request["source"] = None if source == "-" else absolute(source)
+    for key in ("cmd", "entrypoint"):
+        if (text := options.text(key)) is not None:
+            request[key] = words(text)
+    for key in ("workdir", "user"):
+        if options.given(key):
+            request[key] = options.text(key)
+    request["labels"] = options.list("label")
+    value = _with_progress(service, request, quiet=quiet, descriptors=(0, 1, 2) if source == "-" else ())
+    write(f"{value['id']}\n")
+    return 0
+
+
+def export_image(service: Service, options: Parsed) -> int:
+    image, destination = options.args
+    transport, colon, path = destination.partition(":")
+    if not colon or transport not in EXPORTS or not path:
+        expected = "oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE or dir:DIR"
+        raise UsageError(f"{destination}: not a destination", cure=expected)
+    request = {
+        **base_request("image-export"),
+        "image": image,
+        "destination": f"{transport}:{absolute(path)}",
+    }
+    ask(service, request, tell=Teller())
+    return 0
+
+
+def tag(service: Service, options: Parsed) -> int:
+    ask(
+        service,
+        {**base_request("image-tag"), "image": options.args[0], "name": options.args[1]},
+        tell=Teller(),
+    )
+    return 0
+
+
+def untag(service: Service, options: Parsed) -> int:
+    for name in options.args:
+        ask(service, {**base_request("image-untag"), "name": name}, tell=Teller())
+        write(f"{name}\n")
+    return 0
+
+
+def remove(service: Service, options: Parsed) -> int:
+    request = {**base_request("image-rm"), "images": options.args, "force": options.flag("force")}
+    _print_removed(ask(service, request, tell=Teller()), options.args)
+    return 0
+
+
+def collect(service: Service, options: Parsed) -> int:
+    _print_removed(ask(service, {**base_request("image-gc"), "all": options.flag("all")}, tell=Teller()), [])
+    return 0
+
+
+def cat_config(service: Service, options: Parsed) -> int:
+    write_json(ask(service, {**base_request("image-config"), "image": options.args[0]}, tell=Teller()))
+    return 0
+
+
+def inspect(service: Service, options: Parsed) -> int:
+    """The configurations of images, as a list."""
+    found = [
+        ask(service, {**base_request("image-config"), "image": name}, tell=Teller()) for name in options.args
+    ]
+    form = options.text("format")
+    list_rows(found, {}, format="json" if form is None else form)
+    return 0
+
+
+def absolute_reference(image: str) -> str:
+    """The paths of ``oci:DIR``, ``dir:DIR`` and archives, seen from the caller's directory."""
+    transport, colon, path = image.partition(":")
+    if colon and transport in ("oci", "oci-archive", "docker-archive", "dir") and path:
+        return f"{transport}:{absolute(path)}"
+    return image
+
+
+def _with_progress(
+    service: Service, request: Event, *, quiet: bool, descriptors: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    if request["op"] == "pull":
+        request["progress"] = wants_progress(quiet=quiet)
+    teller = Teller(quiet=quiet)
+    try:
+        value: dict[str, Any] = ask(service, request, descriptors=descriptors, tell=teller)
+    finally:
+        teller.finish()
+    return value
+
+
+def _names(image: Event) -> list[str]:
+    return list(image.get("names") or ())
+
+
+def _since(created: str | None) -> str:
+    """How long ago an RFC 3339 date was; images made to be reproducible have one of 1970 or none."""
+    from datetime import datetime
+
+    try:
+        return age(datetime.fromisoformat(created or "").timestamp())
+    except ValueError:
+        return created or ""
+
+
+def _named(name: str, wanted: str) -> bool:
+    """Is `wanted` this name, its end at a slash, or either without the tag?"""
+    for candidate in (name, name.rpartition(":")[0]):
+        if candidate and (candidate == wanted or candidate.endswith("/" + wanted)):
+            return True
+    return False
+
+
+def _print_removed(value: object, names: list[str]) -> None:
+    """What the service says it removed; the names that were given, if it says nothing."""
+    if isinstance(value, dict):
+        write(describe(value))
+    elif isinstance(value, list):
+        write("".join(f"{item}\n" for item in value))
+    else:
+        write("".join(f"{name}\n" for name in names))
+
+
+_FORMAT = Option(
+    "format", "text", "json, or a template of fields such as '{{.Repository}}'", metavar="FORMAT"
+)
+_LIST = (
+    _FORMAT,
+    Option("no-trunc", "flag", "whole ids"),
+    Option("quiet", "flag", "ids only", short="q"),
+)
+_REMOVE = (Option("force", "flag", "also if bundles use them", short="f"),)
+
+COMMANDS = {
+    "pull": Command(
+        "pull", "IMAGE …", "Fetch images.", (IMAGE_POLICY, PLATFORM, PULL, QUIET), pull, least=1
+    ),
+    "images": Command("images", "[NAME]", "List images.", _LIST, list_images, most=1),
+    "rmi": Command("rmi", "IMAGE …", "Remove images.", _REMOVE, remove, least=1),
+    "image list": Command("image list", "[NAME]", "List images.", _LIST, list_images, most=1),
+    "image import": Command(
+        "image import", "SOURCE [NAME]",
+        "Make an image of a root file system: a directory, a tar file, or - for standard input. docker://… is pulled.",
+        (
+            Option("cmd", "text", "default command, as words or a JSON list", metavar="WORDS"),
+            Option("entrypoint", "text", "program to start, as words or a JSON list", metavar="WORDS"),
+            Option("env", "list", "set a variable", short="e", metavar="NAME[=VALUE]"),
+            IMAGE_POLICY,
+            Option("label", "list", "add a label", short="l", metavar="KEY=VALUE"),
+            PLATFORM,
+            PULL,
+            QUIET,
+            Option("user", "text", "user and group inside", short="u", metavar="USER[:GROUP]"),
+            Option("workdir", "text", "directory to start in", short="w", metavar="DIR"),
+        ),
+        import_image, least=1, most=2,
+    ),
+    "image export": Command(
+        "image export", "IMAGE DESTINATION",
+        "Write an image to oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE or dir:DIR.", (), export_image, least=2,
+        most=2,
+    ),
+    "image tag": Command("image tag", "IMAGE NAME", "Give an image one more name.", (), tag, least=2, most=2),
+    "image untag": Command("image untag", "NAME …", "Take names away.", (), untag, least=1),
+    "image rm": Command("image rm", "IMAGE …", "Remove images.", _REMOVE, remove, least=1),
+    "image gc": Command(
+        "image gc", "", "Drop images without a name, and what no image needs.",
+        (Option("all", "flag", "also images with a name that no container and no bundle uses", short="a"),), collect,
+        most=0,
+    ),
+    "image cat-config": Command(
+        "image cat-config", "IMAGE", "Print an image's configuration.", (), cat_config, least=1, most=1
+    ),
+    "image inspect": Command(
+        "image inspect", "IMAGE …", "Show the configurations of images.",
+        (Option("format", "text", "json, or a template", short="f", metavar="FORMAT"),), inspect, least=1,
+    ),
+}  # fmt: skip

@@ -1,0 +1,79 @@
+"""The host and the service: info, version, `supervisor status|stop`."""
+
+from __future__ import annotations
+
+from ctnr import __version__
+from ctnr.cli.grammar import Command, Option, Parsed
+from ctnr.cli.output import describe, write_value
+from ctnr.cli.request import base_request
+from ctnr.cli.tell import Teller
+from ctnr.client.session import ask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctnr.client.connect import Service
+
+NOT_RUNNING = 3  # what systemctl status says, too
+
+
+def info(service: Service, options: Parsed) -> int:
+    value = ask(service, base_request("info"), tell=Teller())
+    write_value(value, options.text("format"), describe)
+    return 0
+
+
+def version(service: Service, options: Parsed) -> int:
+    write_value({"client": __version__}, options.text("format"), lambda value: f"ctnr {value['client']}\n")
+    return 0
+
+
+def status(service: Service, options: Parsed) -> int:
+    """Asks a service that is there; starts none."""
+    value = ask(service, base_request("service-status"), tell=Teller(), start=False)
+    form = options.text("format")
+    if value is None:
+        write_value({"running": False}, form, lambda _: "service: not running\n")
+        return NOT_RUNNING
+    write_value({"running": True, **value}, form, describe)
+    return 0
+
+
+def stop(service: Service, options: Parsed) -> int:
+    """Fine if none runs."""
+    request = {**base_request("service-stop"), "force": options.flag("force")}
+    ask(service, request, tell=Teller(), start=False)
+    _await_end(service)
+    return 0
+
+
+def _await_end(service: Service) -> None:
+    """Until the service has let go of its lock: nothing of it is left then."""
+    import fcntl
+    import posix as os
+
+    try:
+        lock = os.open(service.runtime_dir + "/service.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    finally:
+        os.close(lock)
+
+
+_FORMAT = (Option("format", "text", "json, or a template", short="f", metavar="FORMAT"),)
+
+COMMANDS = {
+    "info": Command(
+        "info", "", "Show the host: what is there, what is missing, and what cures it.", _FORMAT, info, most=0
+    ),
+    "version": Command("version", "", "Show the version.", _FORMAT, version, most=0),
+    "supervisor status": Command(
+        "supervisor status", "", f"Show the service of this user; exit status {NOT_RUNNING} if none runs.", _FORMAT,
+        status, most=0,
+    ),
+    "supervisor stop": Command(
+        "supervisor stop", "", "End the service of this user; the next command starts it again.",
+        (Option("force", "flag", "also if containers run: they are stopped", short="f"),), stop, most=0,
+    ),
+}  # fmt: skip

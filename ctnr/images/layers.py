@@ -1,0 +1,203 @@
+"""Layers: verified, decompressed and unpacked once, inside a sandbox; one directory each, ready for overlayfs."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import trio
+
+from ctnr.images.errors import one_error
+from ctnr.images.inflate import Feed
+from ctnr.images.locks import SUFFIX, claim, dead_claims, file_lock
+from ctnr.images.manifest import BrokenImage, Descriptor
+from ctnr.images.progress import Progress, Report
+from supervisor.errors import SupervisorError
+from supervisor.sandbox.descriptors import close_all
+from supervisor.sandbox.sandbox import PACKAGES, Sandbox
+
+UNPACK_AT_ONCE = max(os.cpu_count() or 1, 2)
+PIPE_BYTES = 1 << 20
+TELL_SECONDS = 0.1
+OPAQUE_XATTR = "user.overlay.opaque"
+
+Lower = Callable[[], Awaitable[Sequence[str]]]
+
+_BOOTSTRAP = "import sys;sys.path.append(sys.argv.pop(1));from ctnr.images.unpack import main;main()"
+
+
+class _Told(msgspec.Struct):
+    """What the extractor answers."""
+
+    entries: int = 0
+    bytes: int = 0
+    skipped: int = 0
+    pending: bool = False
+    error: str | None = None
+    errno: int | None = None
+
+
+class LayerStore:
+    """`<root>/<name>/` is a layer, complete and verified: it gets that name by a rename, at the very end.
+
+    A name is the diff id (hex), if the layer stands for itself. If it took something from the layers below it (see
+    unpack.py), a digest of their names follows, for over other layers it would be another directory.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._limit = trio.CapacityLimiter(UNPACK_AT_ONCE)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def has(self, name: str) -> bool:
+        return os.path.isdir(self.path(name))
+
+    def find(self, diff_id: str, lower: Sequence[str]) -> str | None:
+        """The name of a layer over those named `lower` (topmost first), if it is there."""
+        for name in (diff_id, _name_over(diff_id, lower)):
+            if self.has(name):
+                return name
+        return None
+
+    def hides_all_below(self, name: str) -> bool:
+        """True if the layer's root is opaque, which overlayfs does not look at: leave the lower layers out then."""
+        try:
+            return os.getxattr(self.path(name), OPAQUE_XATTR) == b"y"
+        except OSError:
+            return False
+
+    async def unpack(
+        self,
+        blob: str,
+        layer: Descriptor,
+        diff_id: str,
+        lower: Lower,
+        *,
+        is_lowest: bool,
+        sandbox: Sandbox,
+        report: Report,
+    ) -> str:
+        """Make the layer exist, and return its name. `blob` is its file.
+
+        `lower` waits for the layers below and gives their names, topmost first; it is awaited only if it matters what
+        they are. Concurrent calls for one layer, also of other processes, do the work once.
+        Raises: BrokenImage, SupervisorError, OSError.
+        """
+        os.makedirs(self.root, 0o711, exist_ok=True)
+        async with file_lock(f"{self.root}/.{diff_id}{SUFFIX}", transient=True):
+            if (found := await self._find_now(diff_id, lower)) is not None:
+                return found
+            with claim(self.root) as temporary:
+                try:
+                    await sandbox.call("make_dirs", paths=[temporary], mode=0o755)
+                    job = _Job(sandbox, temporary, layer.hex[:12])
+                    async with self._limit:
+                        told = await job.extract(blob, layer, diff_id, is_lowest=is_lowest, report=report)
+                    name = diff_id
+                    if told.pending:
+                        names = await lower()
+                        await job.finish([self.path(one) for one in names])
+                        name = _name_over(diff_id, names)
+                    os.rename(temporary, self.path(name))
+                finally:
+                    if os.path.lexists(temporary):
+                        with trio.CancelScope(shield=True):
+                            await sandbox.remove_tree(temporary)
+        report(Progress(layer.hex[:12], "done", layer.size, layer.size))
+        return name
+
+    async def _find_now(self, diff_id: str, lower: Lower) -> str | None:
+        if self.has(diff_id):
+            return diff_id
+        if any(name.startswith(f"{diff_id}-") for name in os.listdir(self.root)):
+            return self.find(diff_id, await lower())
+        return None
+
+    async def sweep(self, sandbox: Sandbox) -> None:
+        """Remove what was being unpacked when its process died. Raises: SandboxError."""
+        for path in dead_claims(self.root):
+            if os.path.lexists(path):
+                await sandbox.remove_tree(path)
+            with suppress(FileNotFoundError):
+                os.unlink(path + SUFFIX)
+
+
+class _Job:
+    """Runs of the extractor for one layer into one directory; its lock file holds what is pending between them."""
+
+    def __init__(self, sandbox: Sandbox, directory: str, name: str) -> None:
+        self._sandbox = sandbox
+        self._directory = directory
+        self._name = name
+
+    async def extract(
+        self, blob: str, layer: Descriptor, diff_id: str, *, is_lowest: bool, report: Report
+    ) -> _Told:
+        reader, writer = os.pipe()
+        with suppress(OSError):  # unprivileged users may have used up their share
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        feed = Feed(blob, writer, layer, diff_id)  # owns the writer
+        ends = [reader]
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(feed.run)
+                telling = trio.CancelScope()
+                nursery.start_soon(self._tell, feed, layer.size, report, telling)
+                try:
+                    status, told = await self._run(
+                        {"finish": False, "lowest": is_lowest, "lower": []}, reader
+                    )
+                finally:
+                    close_all(ends)  # or the feeding thread would write for ever when nobody reads
+                    telling.cancel()
+        return self._judge(status, told, feed)
+
+    async def finish(self, lower: Sequence[str]) -> None:
+        status, told = await self._run({"finish": True, "lowest": False, "lower": list(lower)}, None)
+        self._judge(status, told, None)
+
+    async def _run(self, job: dict[str, Any], stdin: int | None) -> tuple[str, _Told | None]:
+        job |= {
+            "directory": self._directory, "pending": self._directory + SUFFIX, "rootless": self._sandbox.rootless,
+        }  # fmt: skip
+        argv = [os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP, PACKAGES]
+        done = await self._sandbox.run([*argv, msgspec.json.encode(job).decode()], stdin=stdin)
+        try:
+            return done.last_line(), msgspec.json.decode(done.stdout, type=_Told)
+        except msgspec.DecodeError:
+            return done.last_line(), None
+
+    def _judge(self, status: str, told: _Told | None, feed: Feed | None) -> _Told:
+        if feed is not None and feed.error is not None and (told is None or told.errno is None):
+            raise feed.error  # what is not what it should be may look like anything to the extractor
+        if told is None:
+            raise BrokenImage(f"layer {self._name}: the extractor failed: {status}")
+        if told.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(told.errno, "no space left", self._directory)
+        if told.error is not None:
+            is_range = "subordinate ids" in told.error
+            raise (SupervisorError if is_range else BrokenImage)(
+                f"layer {self._name}: {told.error}",
+                cure="give yourself a larger range: sudo usermod --add-subuids 100000-165535 --add-subgids "
+                "100000-165535 $USER" if is_range else "the image was made wrongly or changed: ask who built it",
+            )  # fmt: skip
+        return told
+
+    async def _tell(self, feed: Feed, total: int, report: Report, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                report(Progress(self._name, "unpacking", feed.done_bytes, total))
+                await trio.sleep(TELL_SECONDS)
+
+
+def _name_over(diff_id: str, lower: Sequence[str]) -> str:
+    return f"{diff_id}-{hashlib.sha256(' '.join(lower).encode()).hexdigest()[:16]}"

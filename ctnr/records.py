@@ -1,0 +1,137 @@
+"""What is remembered of containers beyond their life: one directory each, `<store>/containers/<id>/`.
+
+A record says what was asked and how it ended. Whether a container runs is never read from here: the supervisor knows.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+
+import msgspec
+
+from ctnr.requests import Run
+from supervisor.errors import NameInUse, NotFound, SupervisorError
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """A container as asked for. Times are Unix seconds."""
+
+    id: str
+    name: str
+    owner: str  # whose service: stores are shared with nested containers
+    image: str
+    image_id: str
+    command: tuple[str, ...] = ()
+    created: float
+    started: float | None = None
+    finished: float | None = None
+    status: int | None = None
+    error: str | None = None
+    bundle: str = ""
+    request: Run
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class Records:
+    """The records of one service (`owner`) in a store that others may share."""
+
+    def __init__(self, root: str, owner: str) -> None:
+        self._root = root
+        self.owner = owner
+        self._records: dict[str, Record] | None = None
+
+    def all(self) -> list[Record]:
+        """Newest first."""
+        return sorted(self._load().values(), key=lambda record: record.created, reverse=True)
+
+    def new(self, name: str | None, **fields: object) -> Record:
+        """A record with a fresh id, on disk. Raises: NameInUse, OSError."""
+        known = self._load()
+        taken = {record.name: record for record in known.values()}
+        if name is None:
+            name = next(one for one in iter(_random_name, "") if one not in taken)
+        elif name in taken:
+            raise NameInUse(
+                f"the name {name} is in use by container {taken[name].id[:12]}",
+                cure=f"choose another --name, or: ctnr rm -f {name}",
+            )
+        record = Record(id=secrets.token_hex(32), name=name, owner=self.owner, created=time.time(), **fields)  # type: ignore[arg-type]
+        known[record.id] = record
+        try:
+            os.makedirs(self.directory(record), 0o700)
+            self.save(record)
+        except BaseException:
+            del known[record.id]
+            raise
+        return record
+
+    def save(self, record: Record) -> None:
+        """Write it; readers see the old one or the new one, never half of it. Raises: OSError."""
+        path = f"{self.directory(record)}/container.json"
+        with open(f"{path}.new", "wb") as file:
+            file.write(_encode(record))
+        os.replace(f"{path}.new", path)
+
+    def remove(self, record: Record) -> None:
+        self._load().pop(record.id, None)
+        shutil.rmtree(self.directory(record), ignore_errors=True)
+
+    def directory(self, record: Record) -> str:
+        return f"{self._root}/{record.id}"
+
+    def log_path(self, record: Record) -> str:
+        return f"{self.directory(record)}/container.log"
+
+    def find(self, name_or_id: str) -> Record | None:
+        """By name, id, or a prefix of the id. Raises: SupervisorError if the prefix fits several."""
+        known = self._load()
+        for record in known.values():
+            if name_or_id in (record.name, record.id):
+                return record
+        found = [record for record in known.values() if name_or_id and record.id.startswith(name_or_id)]
+        if len(found) > 1:
+            raise SupervisorError(
+                f"{name_or_id} is the beginning of {len(found)} ids",
+                cure="give more of the id, or the name: ctnr ps -a",
+            )
+        return found[0] if found else None
+
+    def get(self, name_or_id: str) -> Record:
+        """As `find`. Raises: NotFound."""
+        record = self.find(name_or_id)
+        if record is None:
+            raise NotFound(f"no container has the name or id {name_or_id}", cure="ctnr ps -a lists them")
+        return record
+
+    def _load(self) -> dict[str, Record]:
+        # Read once: only this service writes its records.
+        if self._records is None:
+            self._records = {}
+            if os.path.isdir(self._root):
+                for name in os.listdir(self._root):
+                    record = _read(f"{self._root}/{name}/container.json")
+                    if record is not None and record.owner == self.owner:
+                        self._records[record.id] = record
+        return self._records
+
+
+def _read(path: str) -> Record | None:
+    try:
+        with open(path, "rb") as file:
+            return _decode(file.read())
+    except (OSError, msgspec.MsgspecError):
+        return None  # another version's, or another user's
+
+
+def _random_name() -> str:
+    left = ("amber", "brave", "calm", "deft", "eager", "fair", "glad", "keen", "lucid", "merry", "neat", "proud", "quick",
+            "rapid", "sunny", "tidy", "vivid", "warm", "witty", "young")  # fmt: skip
+    right = ("ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak", "pine", "rowan", "spruce",
+             "willow", "yew")  # fmt: skip
+    return f"{secrets.choice(left)}_{secrets.choice(right)}_{secrets.randbelow(1000)}"

@@ -1,0 +1,219 @@
+"""What a client may ask for: the typed side of the wire.
+
+The thin client builds plain dicts of the same shape (`ctnr/cli/request.py`); one contract test drives both.
+Paths arrive absolute and environment variables resolved: only the client knows the caller's directory and environment.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Request(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=str.lower
+):
+    """One request per connection; its frame carries the client's version."""
+
+    version: str
+
+
+class Run(Request, tag="run"):
+    """Make a container and start it. Descriptors 0, 1, 2 of the caller come with the frame."""
+
+    image: str | None = None
+    args: tuple[str, ...] = ()
+    name: str | None = None
+    bundle: str | None = None
+    update: bool = False
+    detach: bool = False
+    interactive: bool = False
+    tty: bool = False
+    remove: bool = False
+    start: bool = True  # False: `ctnr create`
+    privileged: bool = False
+    rootless: bool = False
+    networks: tuple[str, ...] | None = None
+    publish: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()  # SRC:DST[:OPTIONS], as with -v; SRC absolute or a volume name
+    mounts: tuple[str, ...] = ()  # type=bind,source=…,target=…
+    tmpfs: tuple[str, ...] = ()  # DST[:OPTIONS]
+    env: tuple[str, ...] = ()  # NAME=VALUE, in order, later wins
+    workdir: str | None = None
+    user: str | None = None
+    group_add: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None  # (): the image's is cleared
+    hostname: str | None = None
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    hosts_entries: tuple[str, ...] = ()  # NAME:IP (--add-host) and NAME=IP (--hosts-entry)
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    seccomp: str | None = None  # None: default profile; "unconfined"; or an absolute path
+    no_new_privileges: bool = False
+    read_only: bool = False
+    init: bool = False
+    devices: tuple[str, ...] = ()
+    ulimits: tuple[str, ...] = ()
+    sysctls: tuple[str, ...] = ()
+    shm_size: int | None = None  # bytes
+    labels: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
+    stop_signal: str | None = None
+    stop_timeout: float | None = None
+    image_policy: str | None = None  # absolute path, or "insecure"
+    pull: str = "missing"  # missing | always | never | newer
+    platform: str | None = None  # OS/ARCH[/VARIANT]
+    oom_score_adj: int | None = None
+    terminal: Terminal | None = None
+    progress: bool = False
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH, CNI_PATH, REGISTRY_AUTH_FILE, *_proxy, …
+
+
+class Terminal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The caller's terminal: its size and kind."""
+
+    rows: int
+    columns: int
+    term: str = "xterm"
+
+
+class Pull(Request, tag="pull"):
+    image: str
+    image_policy: str | None = None
+    pull: str = "always"
+    platform: str | None = None
+    progress: bool = False
+    environ: dict[str, str] = {}
+
+
+class Images(Request, tag="images"):
+    """All images, newest first, as a list of `ctnr.images.store.ImageSummary`."""
+
+
+class ImageImport(Request, tag="image-import"):
+    """Take a root filesystem (directory, or tar on descriptor 0 if `source` is None) as an image of one layer."""
+
+    source: str | None
+    name: str
+    cmd: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+class ImageExport(Request, tag="image-export"):
+    image: str
+    destination: str  # oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, dir:DIR; paths absolute
+
+
+class ImageTag(Request, tag="image-tag"):
+    image: str
+    name: str
+
+
+class ImageUntag(Request, tag="image-untag"):
+    name: str
+
+
+class ImageRemove(Request, tag="image-rm"):
+    images: tuple[str, ...]
+    force: bool = False
+
+
+class ImageGc(Request, tag="image-gc"):
+    """Drop untagged images, and blobs and layers that nothing refers to."""
+
+    all: bool = False  # also tagged images that no bundle uses
+
+
+class ImageConfig(Request, tag="image-config"):
+    """The image's configuration as JSON, as it lies in the store (`image cat-config`, `image inspect`)."""
+
+    image: str
+
+
+class BundleList(Request, tag="bundle-list"):
+    pass
+
+
+class BundleDelete(Request, tag="bundle-delete"):
+    names: tuple[str, ...]
+    force: bool = False
+
+
+class BundleGc(Request, tag="bundle-gc"):
+    pass
+
+
+class Info(Request, tag="info"):
+    pass
+
+
+class ServiceStatus(Request, tag="service-status"):
+    pass
+
+
+class ServiceStop(Request, tag="service-stop"):
+    force: bool = False  # also when containers run: they are stopped
+
+
+class ExecIn(Request, tag="exec"):
+    container: str
+    args: tuple[str, ...]
+    interactive: bool = False
+    tty: bool = False
+    detach: bool = False
+    privileged: bool = False
+    env: tuple[str, ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    terminal: Terminal | None = None
+
+
+class Ps(Request, tag="ps"):
+    all: bool = False
+
+
+class Inspect(Request, tag="inspect"):
+    containers: tuple[str, ...]
+
+
+class Start(Request, tag="start"):
+    containers: tuple[str, ...]
+
+
+class Stop(Request, tag="stop"):
+    containers: tuple[str, ...]
+    seconds: float | None = None  # grace; None: the container's own
+
+
+class Kill(Request, tag="kill"):
+    containers: tuple[str, ...]
+    signal: str = "KILL"
+
+
+class Remove(Request, tag="rm"):
+    containers: tuple[str, ...]
+    force: bool = False
+
+
+class Wait(Request, tag="wait"):
+    containers: tuple[str, ...]
+
+
+class Logs(Request, tag="logs"):
+    container: str
+    follow: bool = False
+    timestamps: bool = False
+    tail: int | None = None  # last N lines
+    since: float | None = None  # Unix seconds
+    until: float | None = None
+
+
+class Attach(Request, tag="attach"):
+    container: str
+    terminal: Terminal | None = None
+    stdin: bool = True

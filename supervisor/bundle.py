@@ -1,0 +1,67 @@
+"""Plain OCI bundles (a directory with config.json and a root filesystem) as containers, for programs that embed us."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from netconf import NetworkList
+from supervisor.container import Built, ContainerSpec, Prepared
+from supervisor.errors import RuntimeFailed
+from supervisor.network.attach import number_interfaces
+from supervisor.runtime.stdio import Stdio
+
+
+def open_bundle(
+    path: str,
+    *,
+    name: str | None = None,
+    args: Sequence[str] | None = None,
+    networks: Sequence[NetworkList] = (),
+    stdio: Stdio | None = None,
+    log_path: str | None = None,
+) -> ContainerSpec:
+    """A container as the bundle at `path` says (OCI runtime-spec 1.0, bundle.md), in networks of ours.
+
+    `args` replaces the bundle's command. Output goes to the descriptors in `stdio`, or to a log file, or nowhere.
+    Raises: RuntimeFailed if the bundle can't be used.
+    """
+    try:
+        with open(os.path.join(path, "config.json"), "rb") as file:
+            config: dict[str, Any] = msgspec.json.decode(file.read(), type=dict)
+    except FileNotFoundError:
+        raise RuntimeFailed(f"bundle {path}: it has no config.json", cure="crun spec makes one") from None
+    except msgspec.DecodeError as exc:
+        raise RuntimeFailed(f"bundle {path}: config.json: {exc}") from None
+    stdio = stdio or Stdio()
+    rootfs = os.path.abspath(os.path.join(path, config.get("root", {}).get("path", "rootfs")))
+
+    async def build(prepared: Prepared) -> Built:
+        process = config.get("process", {}) | {"terminal": stdio.tty}
+        if args is not None:
+            process["args"] = list(args)
+        linux = config.get("linux", {})
+        namespaces = [one for one in linux.get("namespaces", ()) if one.get("type") != "network"]
+        if prepared.netns is not None:
+            namespaces.append({"type": "network", "path": prepared.netns})
+        own = {
+            "root": config.get("root", {}) | {"path": prepared.rootfs},
+            "process": process,
+            "linux": linux | {"namespaces": namespaces},
+        }
+        return Built(msgspec.json.encode(config | own))
+
+    container_id = secrets.token_hex(32)
+    return ContainerSpec(
+        id=container_id,
+        name=name or container_id[:12],
+        rootfs=rootfs,
+        build=build,
+        networks=number_interfaces(networks),
+        stdio=stdio,
+        log_path=log_path,
+    )

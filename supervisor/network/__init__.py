@@ -1,0 +1,1 @@
+"""Networks of containers: attachments, CNI plugins, slirp4netns, ports, names."""

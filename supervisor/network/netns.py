@@ -1,0 +1,53 @@
+"""Network namespaces, pinned as files in the sandbox's tmpfs; a few stand ready, for each takes a millisecond or two."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from contextlib import suppress
+
+import trio
+
+from supervisor.sandbox.sandbox import Sandbox
+
+READY = 2
+REFILL_PAUSE_SECONDS = 0.05  # not in the way of the container that took the last one
+
+
+class NetnsPool:
+    """Gives out fresh network namespaces. `run` keeps some in store: plain ones, and ones with a tap named `TAP`."""
+
+    TAP = "cni0"
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._ready: dict[str | None, deque[str]] = {self.TAP: deque(), None: deque()}
+        self._numbers = itertools.count(1)
+        self._taken = trio.Event()
+
+    async def take(self, *, tap: bool) -> str:
+        """The path (in the sandbox) of a namespace with loopback and, if asked, the tap; the caller deletes it.
+
+        Raises: OSError, above all if /dev/net/tun can't be used.
+        """
+        self._taken.set()
+        kind = self.TAP if tap else None
+        if self._ready[kind]:
+            return self._ready[kind].popleft()
+        return await self._make(kind)
+
+    async def run(self) -> None:
+        """Refill for ever. What is in store goes with the sandbox."""
+        while True:
+            for kind, ready in self._ready.items():
+                with suppress(OSError):  # no tap to be had: whoever needs one is told
+                    while len(ready) < READY:
+                        ready.append(await self._make(kind))
+            self._taken = trio.Event()
+            await self._taken.wait()
+            await trio.sleep(REFILL_PAUSE_SECONDS)
+
+    async def _make(self, tap: str | None) -> str:
+        path = f"{self._sandbox.run_dir}/netns/{next(self._numbers)}"
+        await self._sandbox.new_netns(path, tap=tap)
+        return path

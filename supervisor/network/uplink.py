@@ -1,0 +1,75 @@
+"""The sandbox's own way out: a network namespace for bridges, with one slirp4netns that all their containers share.
+
+Rootless only. Where the supervisor is privileged, bridges lie in the current network namespace.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+import structlog
+import trio
+
+from supervisor.network.ports import PortMapping
+from supervisor.network.slirp import Slirp, SlirpEvent, run_slirp
+from supervisor.network.slirp_conf import SlirpOptions
+from supervisor.sandbox.sandbox import Sandbox
+
+log = structlog.get_logger()
+
+TAP = "uplink0"
+OPTIONS = SlirpOptions(mtu=65520, host_loopback=False)  # the host's own services stay out of reach
+
+
+class Uplink:
+    """Opened at first need, ends with the sandbox."""
+
+    def __init__(self, sandbox: Sandbox, nursery: trio.Nursery) -> None:
+        self._sandbox = sandbox
+        self._nursery = nursery
+        self._opening = trio.Lock()
+        self.netns = f"{sandbox.run_dir}/netns/uplink"
+        self.slirp: Slirp | None = None
+
+    async def open(self) -> str:
+        """The namespace's path in the sandbox, ready for use. Raises: SlirpError, OSError."""
+        async with self._opening:
+            if self.slirp is None:
+                await self._sandbox.delete_netns(self.netns)  # of a try that failed
+                await self._sandbox.new_netns(self.netns, tap=TAP)
+                await self._sandbox.call("sysctl", netns=self.netns, settings={"net/ipv4/ip_forward": "1"})
+                self.slirp = await self._nursery.start(self._run)
+        return self.netns
+
+    async def publish(self, mapping: PortMapping) -> None:
+        """Lead a host port to the same port of the namespace; portmap leads it on. Raises: PortTaken, SlirpError."""
+        await self.open()
+        assert self.slirp is not None
+        await self.slirp.publish(_to_itself(mapping))
+
+    async def withdraw(self, mapping: PortMapping) -> None:
+        """Nothing if it is not published."""
+        if self.slirp is not None:
+            await self.slirp.withdraw(_to_itself(mapping))
+
+    async def _run(self, *, task_status: trio.TaskStatus[Slirp]) -> None:
+        def tell(event: SlirpEvent) -> None:
+            log.warning("uplink_changed", **msgspec.structs.asdict(event))
+
+        try:
+            await partial(
+                run_slirp, OPTIONS, netns_path=self._sandbox.outer_path(self.netns),
+                userns_path=self._sandbox.userns_path, ifname=TAP, on_event=tell, persistent_tap=True,
+                api_socket=f"{self._sandbox.run_dir}/uplink.sock", task_status=task_status,
+            )()  # fmt: skip
+        except Exception as exc:
+            if self.slirp is None:
+                raise
+            log.error("uplink_failed", error=str(exc))
+        finally:
+            self.slirp = None
+
+
+def _to_itself(mapping: PortMapping) -> PortMapping:
+    return msgspec.structs.replace(mapping, container_port=mapping.host_port)

@@ -1,0 +1,52 @@
+"""A realm: one sandbox with what it takes to run containers in it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from supervisor.network.attach import Networks
+from supervisor.network.journal import LEASE_DIR, open_journal
+from supervisor.network.netns import NetnsPool
+from supervisor.network.records import Records
+from supervisor.runtime.oci import Runtime
+from supervisor.runtime.select import select_runtime
+from supervisor.sandbox.sandbox import Sandbox, open_sandbox
+
+
+@dataclass(frozen=True)
+class Realm:
+    """`nursery` is for tasks that live as long as the sandbox."""
+
+    sandbox: Sandbox
+    runtime: Runtime
+    netns_pool: NetnsPool
+    networks: Networks
+    nursery: trio.Nursery
+
+
+@asynccontextmanager
+async def open_realm(run_dir: str, *, rootless: bool, runtime: str | None = None) -> AsyncIterator[Realm]:
+    """A sandbox, its runtime and its networks for as long as the block lasts.
+
+    Raises: SandboxError, RuntimeFailed.
+    """
+    async with AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(open_sandbox(run_dir, rootless=rootless))
+        chosen = await select_runtime(sandbox, runtime)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        if rootless:
+            # what the plugins leave lies in namespaces that go with the sandbox, and so do the records of it
+            records = Records(sandbox.outer_path(f"{run_dir}/cni"))
+            networks = Networks(sandbox, nursery, records, f"{run_dir}/leases")
+        else:
+            journal = stack.enter_context(open_journal())
+            networks = Networks(sandbox, nursery, Records(journal.directory), LEASE_DIR)
+            await journal.sweep(sandbox, networks)
+        pool = NetnsPool(sandbox)
+        nursery.start_soon(pool.run)
+        yield Realm(sandbox, chosen, pool, networks, nursery)
+        nursery.cancel_scope.cancel()

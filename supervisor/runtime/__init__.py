@@ -1,0 +1,1 @@
+"""OCI runtimes: which one works here, and what we ask of it."""

@@ -1,0 +1,157 @@
+"""An OCI runtime's command line: run and exec, both detached, so that init is the parent of what they start.
+
+The runtime is asked for two things only. Signals go from init straight to the process, ends are reported by init, and
+what `delete` would remove lies in the sandbox's run directory (runc, which makes cgroups of its own, is asked to).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import trio
+
+from supervisor.errors import CommandNotExecutable, CommandNotFound, RuntimeFailed
+from supervisor.runtime.stdio import Stdio, receive_terminal
+from supervisor.sandbox.process import Process
+from supervisor.sandbox.sandbox import DEFAULT_PATH, Sandbox
+
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process in a container: its end comes from init; `terminal` is the pty's master (the caller closes it)."""
+
+    process: Process
+    terminal: int | None
+
+
+class Runtime:
+    """crun or runc, in one sandbox."""
+
+    def __init__(self, program: str, sandbox: Sandbox) -> None:
+        self.program = program
+        self.name = os.path.basename(program)
+        self._sandbox = sandbox
+        self._root = f"{sandbox.run_dir}/runtime"
+        self._environment = {"PATH": DEFAULT_PATH, "XDG_RUNTIME_DIR": self._root}
+        # We set no limits through the runtime: cgroups are runtime/cgroups.py's, or none can be written at all.
+        self._options = ["--root", self._root]
+        if self.is_crun:
+            self._options.append("--cgroup-manager=disabled")
+
+    @property
+    def is_crun(self) -> bool:
+        return "crun" in self.name
+
+    async def probe(self) -> str | None:
+        """None if it can run containers here, else why not."""
+        done = await self._sandbox.run([self.program, *self._options, "list"], env=self._environment)
+        if done.status:
+            return done.last_line()
+        return None
+
+    async def run(self, container: str, directory: str, stdio: Stdio) -> Started:
+        """Start the bundle at `directory` (config.json there, a path in the sandbox) as `container`.
+
+        Raises: CommandNotFound, CommandNotExecutable, RuntimeFailed.
+        """
+        return await self._start(["run", "--detach", "--bundle", directory], directory, container, stdio)
+
+    async def exec(self, container: str, directory: str, process: bytes, stdio: Stdio) -> Started:
+        """Start one more process (an OCI `process` object) in a running container; `directory` takes its files.
+
+        Raises: as `run`.
+        """
+        await self._sandbox.write_files({f"{directory}/process.json": (0o600, process)})
+        return await self._start(
+            ["exec", "--detach", "--process", f"{directory}/process.json"], directory, container, stdio
+        )
+
+    async def delete(self, container: str) -> None:
+        """Remove what the runtime keeps of a container that has ended."""
+        if self.is_crun:
+            await self._sandbox.remove_tree(f"{self._root}/{container}")
+            return
+        done = await self._sandbox.run(
+            [self.program, *self._options, "delete", "--force", container], env=self._environment
+        )
+        if done.status and "does not exist" not in done.last_line():
+            raise RuntimeFailed(f"{self.name} delete: {done.last_line()}")
+
+    async def _start(self, command: list[str], directory: str, container: str, stdio: Stdio) -> Started:
+        log = f"{directory}/runtime.log"
+        argv = [self.program, *self._options, "--log", log, "--log-format", "json", *command]
+        argv += ["--pid-file", f"{directory}/pid"]
+        terminal = None
+        # shielded: a runtime that is killed half-way leaves half a container
+        scope = trio.CancelScope(shield=True, deadline=trio.current_time() + START_SECONDS)
+        try:
+            with scope:
+                if stdio.tty:
+                    runner, terminal = await self._spawn_with_terminal([*argv], directory, container)
+                else:
+                    runner = await self._sandbox.spawn(
+                        [*argv, container], env=self._environment, cwd=directory,
+                        stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr,
+                    )  # fmt: skip
+                if await runner.wait():
+                    raise await self._failure(log, command[0], runner.status or 1)
+                pid = int(await self._sandbox.read_text(f"{directory}/pid"))
+                return Started(self._sandbox.adopt(pid), terminal)
+            raise RuntimeFailed(f"{self.name} {command[0]}: not done after {START_SECONDS} s")
+        except BaseException:
+            if terminal is not None:
+                os.close(terminal)
+            raise
+
+    async def _spawn_with_terminal(
+        self, argv: list[str], directory: str, container: str
+    ) -> tuple[Process, int | None]:
+        listener = await self._sandbox.listen(f"{directory}/tty.sock")
+        try:
+            argv += ["--console-socket", f"{directory}/tty.sock", container]
+            runner = await self._sandbox.spawn(argv, env=self._environment, cwd=directory)
+            return runner, await receive_terminal(listener, runner)
+        finally:
+            listener.close()
+
+    async def _failure(self, log: str, command: str, status: int) -> RuntimeFailed:
+        try:
+            lines = (await self._sandbox.read_text(log)).strip().splitlines()
+        except OSError:
+            lines = []
+        errors = [_log_message(line) for line in lines]
+        told = next((text for text in reversed(errors) if text), f"exit status {status}")
+        return explain_failure(self.name, command, told)
+
+
+def explain_failure(runtime: str, command: str, told: str) -> RuntimeFailed:
+    """The runtime's words as one of our errors: only their text tells a missing program from other failures."""
+    low = told.lower()
+    if "executable file" in low and ("not found" in low or "no such file" in low):
+        name = told.split("`")[1] if "`" in told else told.split('"')[1] if '"' in told else ""
+        return CommandNotFound(f"{name or 'the command'}: not found in the container")
+    if "exec" in low and (
+        "permission denied" in low or "exec format error" in low or "is a directory" in low
+    ):
+        why = "exec format error" if "format" in low else "permission denied"
+        return CommandNotExecutable(f"the command can't be executed in the container: {why} ({told})")
+    if (
+        "open executable" in low or "starting container process" in low or "exec" in low
+    ) and "no such file" in low:
+        return CommandNotFound(f"the command was not found in the container ({told})")
+    return RuntimeFailed(f"{runtime} {command}: {told}")
+
+
+def _log_message(line: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    if isinstance(record, Mapping) and record.get("level", "error") in ("error", "fatal"):
+        return str(record.get("msg", ""))
+    return ""

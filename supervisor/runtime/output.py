@@ -1,0 +1,58 @@
+"""Output of containers in the background: read from pipes or a pty, logged, and copied to whoever is attached."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import trio
+
+from supervisor.runtime.logs import LogWriter
+
+CHUNK_BYTES = 1 << 16
+SLOW_READER_SECONDS = 5
+
+
+class Output:
+    """One container's output. `log` may be None (nothing is kept)."""
+
+    def __init__(self, log: LogWriter | None) -> None:
+        self.log = log
+        self._readers: dict[trio.lowlevel.FdStream, None] = {}
+
+    def subscribe(self) -> int:
+        """The read end of a pipe that gets all output from now on; the caller closes it to unsubscribe."""
+        read_end, write_end = os.pipe()
+        self._readers[trio.lowlevel.FdStream(write_end)] = None
+        return read_end
+
+    async def pump(self, descriptor: int, stream: str) -> None:
+        """Copy from `descriptor` (owned from here) until its end; a pty's hang-up (EIO) is an end."""
+        async with trio.lowlevel.FdStream(descriptor) as source:
+            with suppress(trio.BrokenResourceError):
+                while data := await source.receive_some(CHUNK_BYTES):
+                    if self.log is not None:
+                        self.log.write(stream, bytes(data))
+                    for reader in list(self._readers):
+                        await self._copy(reader, data)
+
+    async def _copy(self, reader: trio.lowlevel.FdStream, data: bytes | bytearray) -> None:
+        with trio.move_on_after(SLOW_READER_SECONDS) as scope:
+            try:
+                await reader.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                scope.cancel()
+                await self._drop(reader)
+        if scope.cancelled_caught:
+            await self._drop(reader)
+
+    async def _drop(self, reader: trio.lowlevel.FdStream) -> None:
+        if self._readers.pop(reader, 0) is None:
+            await trio.aclose_forcefully(reader)
+
+    async def close(self) -> None:
+        """The last output has come: readers see the end, the log is complete."""
+        for reader in list(self._readers):
+            await self._drop(reader)
+        if self.log is not None and not self.log.closed:
+            self.log.close()

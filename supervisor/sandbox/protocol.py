@@ -1,0 +1,121 @@
+"""The supervisor's side of init's protocol (told on top of init.py): requests, replies, ends of processes."""
+
+from __future__ import annotations
+
+import itertools
+import marshal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from supervisor.errors import SandboxError
+from supervisor.sandbox.descriptors import ANCILLARY_BYTES, close_all, rights, take_descriptors
+
+ANSWER_SECONDS = 30
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """One message of init's: an answer (`id`), or the end of a process (`pid`, `status`)."""
+
+    id: int | None = None
+    pid: int | None = None
+    status: int | None = None
+    errno: int | None = None
+    error: str = ""
+    text: str = ""
+    rest: list[str] = []
+    init: int | None = None
+    unshared: int | None = None
+    ready: int | None = None
+
+
+_decode = msgspec.json.Decoder(Reply).decode
+
+
+class Channel:
+    """Requests to one init. Made by `open_sandbox`, which also runs `receive_forever`."""
+
+    def __init__(self, control: socket.socket, on_exit: Callable[[int, int], None]) -> None:
+        self._socket = trio.socket.from_stdlib_socket(control)
+        self._numbers = itertools.count(1)
+        self._sending = trio.Lock()
+        self._waiting: dict[int, tuple[trio.Event, list[tuple[Reply, list[int]]]]] = {}
+        self._on_exit = on_exit
+        self.gone = trio.Event()
+
+    def close(self) -> None:
+        """init reads the end of its socket and exits, and with it all that is in the sandbox."""
+        self._socket.close()
+
+    async def receive(self) -> tuple[Reply, list[int]] | None:
+        """One message with its descriptors; None at the end."""
+        try:
+            data, ancillary, flags, _ = await self._socket.recvmsg(
+                1 << 20, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except (ConnectionResetError, BrokenPipeError):
+            return None
+        if not data:
+            return None
+        return _decode(data), take_descriptors(ancillary, flags)
+
+    async def receive_forever(self) -> None:
+        """Hand out what init says until it is gone; then every waiting request fails."""
+        try:
+            while (message := await self.receive()) is not None:
+                reply, descriptors = message
+                if reply.id is None:
+                    assert reply.pid is not None
+                    assert reply.status is not None
+                    self._on_exit(reply.pid, reply.status)
+                elif (waiting := self._waiting.pop(reply.id, None)) is not None:
+                    waiting[1].append((reply, descriptors))
+                    waiting[0].set()
+                else:
+                    close_all(descriptors)
+        except trio.ClosedResourceError:
+            pass
+        finally:
+            self.gone.set()
+            for event, _ in self._waiting.values():
+                event.set()
+            self._waiting.clear()
+
+    async def send(self, message: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        async with self._sending:
+            try:
+                await self._socket.sendmsg([message], rights(descriptors))
+            except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
+                raise SandboxError("the sandbox's init is gone") from None
+
+    async def call(
+        self, op: str, descriptors: tuple[int, ...] = (), **arguments: Any
+    ) -> tuple[Reply, list[int]]:
+        """Ask, and wait for the answer.
+
+        Entering is a checkpoint; from then on it is shielded, since init answers at once and a half-done request
+        would leave something behind. The descriptors that come back are the caller's.
+        Raises: OSError as init met it, SandboxError if init is gone or silent.
+        """
+        await trio.lowlevel.checkpoint()
+        if self.gone.is_set():
+            raise SandboxError("the sandbox's init is gone")
+        number = next(self._numbers)
+        event, box = trio.Event(), []  # type: tuple[trio.Event, list[tuple[Reply, list[int]]]]
+        self._waiting[number] = (event, box)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + ANSWER_SECONDS) as scope:
+            await self.send(marshal.dumps({"id": number, "op": op, **arguments}), descriptors)
+            await event.wait()
+        self._waiting.pop(number, None)
+        if scope.cancelled_caught:
+            raise SandboxError(f"the sandbox's init did not answer {op} within {ANSWER_SECONDS} s")
+        if not box:
+            raise SandboxError("the sandbox's init is gone")
+        reply, received = box[0]
+        if reply.errno is not None:
+            close_all(received)
+            raise OSError(reply.errno, reply.error)
+        return reply, received

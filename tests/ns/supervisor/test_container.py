@@ -1,0 +1,207 @@
+"""Containers under a supervisor: as long as their block, cancelled at will, each with an error wall of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from netconf import load_builtin
+from supervisor import ContainerSpec, open_supervisor
+from supervisor.bundle import open_bundle
+from supervisor.container import State
+from supervisor.errors import CommandNotExecutable, CommandNotFound, NameInUse, SlirpError, WrongState
+from supervisor.runtime.logs import read_log
+from supervisor.runtime.stdio import Stdio
+
+KINDS = pytest.mark.parametrize("rootless", [False, True], ids=["plain", "userns"])
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, busybox_rootfs: Path) -> Path:
+    """A bundle as `crun spec` makes it, cut to what every kernel can give."""
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "rootfs").symlink_to(busybox_rootfs)
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+        {
+            "destination": "/dev/pts",
+            "type": "devpts",
+            "source": "devpts",
+            "options": ["nosuid", "newinstance"],
+        },
+    ]
+    process = {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "env": ["PATH=/bin:/sbin:/usr/bin"], "cwd": "/"}
+    capabilities = ["CAP_KILL", "CAP_NET_RAW", "CAP_DAC_OVERRIDE"]
+    process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), capabilities)
+    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    config = {"ociVersion": "1.0.0", "process": process, "root": {"path": "rootfs"}, "mounts": mounts,
+              "linux": {"namespaces": namespaces}}  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+class Outlet:
+    """A pipe for a container's output."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.stdio = Stdio(stdout=self.writer, stderr=self.writer)
+
+    def close(self) -> bytes:
+        os.close(self.writer)
+        said = b""
+        while part := os.read(self.reader, 65536):
+            said += part
+        os.close(self.reader)
+        return said
+
+
+def spec(bundle: Path, args: Sequence[str], **more: Any) -> ContainerSpec:
+    return open_bundle(str(bundle), args=args, **more)
+
+
+async def said_by(bundle: Path, args: Sequence[str], *, rootless: bool, **more: Any) -> tuple[int, str]:
+    outlet = Outlet()
+    async with (
+        open_supervisor() as supervisor,
+        supervisor.run(spec(bundle, args, stdio=outlet.stdio, **more), rootless=rootless) as container,
+    ):
+        with trio.fail_after(20):
+            status = await container.wait()
+    return status, outlet.close().decode()
+
+
+@KINDS
+async def test_status_and_output(bundle: Path, rootless: bool) -> None:
+    assert (3, "hi\n") == await said_by(bundle, ["sh", "-c", "echo hi; exit 3"], rootless=rootless)
+
+
+@KINDS
+async def test_slirp_gives_the_seeds_address_on_cni0(bundle: Path, rootless: bool) -> None:
+    status, said = await said_by(bundle, ["ip", "addr"], rootless=rootless, networks=[load_builtin("slirp")])
+    assert status == 0
+    assert "inet 10.0.2.100/24 brd 10.0.2.255 scope global cni0" in said
+    assert "cni0: <BROADCAST,UP,LOWER_UP> mtu 1500" in said
+
+
+@KINDS
+async def test_slirp_killed_is_started_again_in_the_same_netns(bundle: Path, rootless: bool) -> None:
+    async with open_supervisor() as supervisor:
+        request = spec(bundle, ["sleep", "1000"], networks=[load_builtin("slirp")])
+        async with supervisor.run(request, rootless=rootless) as container:
+            slirp = container.attachments[0].slirp
+            assert slirp is not None
+            first = slirp.pid
+            os.kill(first, signal.SIGKILL)
+            with trio.fail_after(5):
+                while slirp.pid in (0, first) or not slirp.restarts:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            outlet = Outlet()
+            process = {"args": ["ip", "addr", "show", "cni0"], "env": ["PATH=/bin"], "cwd": "/"}
+            process["user"] = {"uid": 0, "gid": 0}
+            started = await container.exec(json.dumps(process).encode(), outlet.stdio)
+            assert await started.process.wait() == 0
+            assert "inet 10.0.2.100/24" in outlet.close().decode()
+
+
+@KINDS
+async def test_leaving_the_block_kills(bundle: Path, rootless: bool) -> None:
+    async with open_supervisor() as supervisor:
+        async with supervisor.run(spec(bundle, ["sleep", "1000"]), rootless=rootless) as container:
+            assert container.state is State.RUNNING
+        assert (State.STOPPED, 137) == (container.state, container.status)
+        assert not supervisor.containers
+
+
+async def test_an_error_in_the_block_comes_out_as_itself(bundle: Path) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with open_supervisor() as supervisor, supervisor.run(spec(bundle, ["sleep", "1000"])):
+            raise KeyError("mine")
+
+
+@KINDS
+async def test_commands_that_can_not_run(bundle: Path, rootless: bool) -> None:
+    async with open_supervisor() as supervisor:
+        with pytest.raises(CommandNotFound, match="no-such"):
+            async with supervisor.run(spec(bundle, ["no-such"]), rootless=rootless):
+                pass
+        with pytest.raises(CommandNotFound):
+            async with supervisor.run(spec(bundle, ["/no/such"]), rootless=rootless):
+                pass
+        with pytest.raises(CommandNotExecutable):
+            async with supervisor.run(spec(bundle, ["/etc/passwd"]), rootless=rootless):
+                pass
+
+
+async def test_stop_sends_the_signal_and_then_kills(bundle: Path) -> None:
+    trapped = ["sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done"]
+    async with open_supervisor() as supervisor:
+        container = await supervisor.start(spec(bundle, trapped))
+        await trio.sleep(0.3)
+        await container.stop(5)
+        assert container.status == 5
+        stubborn = await supervisor.start(
+            spec(bundle, ["sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"])
+        )
+        await trio.sleep(0.3)
+        await stubborn.stop(0.2)
+        assert stubborn.status == 137
+
+
+async def test_one_failure_leaves_its_siblings_alone(bundle: Path) -> None:
+    broken = load_builtin("slirp")
+    async with open_supervisor() as supervisor, supervisor.run(spec(bundle, ["sleep", "1000"])) as sibling:
+        path, os.environ["PATH"] = os.environ["PATH"], "/nowhere"
+        try:
+            with pytest.raises(SlirpError):
+                async with supervisor.run(spec(bundle, ["true"], networks=[broken])):
+                    pass
+        finally:
+            os.environ["PATH"] = path
+        assert sibling.state is State.RUNNING
+
+
+async def test_a_name_is_given_once(bundle: Path) -> None:
+    async with open_supervisor() as supervisor, supervisor.run(spec(bundle, ["sleep", "1000"], name="web")):
+        with pytest.raises(NameInUse, match="web"):
+            async with supervisor.run(spec(bundle, ["true"], name="web")):
+                pass
+
+
+async def test_exec_after_the_end_is_refused(bundle: Path) -> None:
+    async with open_supervisor() as supervisor:
+        container = await supervisor.start(spec(bundle, ["true"]))
+        await container.wait_gone()
+        with pytest.raises(WrongState, match="not running"):
+            await container.exec(b"{}", Stdio())
+
+
+async def test_background_output_is_logged(bundle: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    async with open_supervisor() as supervisor:
+        say = ["sh", "-c", "echo out; echo err >&2; printf rest"]
+        container = await supervisor.start(spec(bundle, say, log_path=path))
+        await container.wait_gone()
+    lines = sorted((line.stream, line.data) for line in read_log(path))
+    assert [("stderr", b"err\n"), ("stdout", b"out\n"), ("stdout", b"rest")] == lines
+
+
+async def test_sandbox_killed_ends_its_containers_only(bundle: Path) -> None:
+    async with open_supervisor() as supervisor:
+        one = await supervisor.start(spec(bundle, ["sleep", "1000"]), rootless=True)
+        other = await supervisor.start(spec(bundle, ["sleep", "1000"]), rootless=False)
+        os.kill((await supervisor.realm(rootless=True)).sandbox.init_pid, signal.SIGKILL)
+        with trio.fail_after(5):
+            await one.wait_gone()
+        assert (137, State.RUNNING) == (one.status, other.state)
+        async with supervisor.run(spec(bundle, ["true"]), rootless=True) as again:
+            assert await again.wait() == 0

@@ -1,0 +1,123 @@
+"""Networks by plugins: addresses, peers, and nothing left in any network namespace, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import trio
+
+from netconf import NetworkList, load_builtin
+from supervisor import open_supervisor
+from supervisor.errors import PluginError
+from supervisor.network.journal import JOURNAL_DIR, LEASE_DIR
+from supervisor.sandbox.sandbox import PACKAGES
+from tests.ns.supervisor.test_container import KINDS, Outlet, bundle, said_by, spec  # noqa: F401 -- a fixture
+
+
+@KINDS
+@pytest.mark.parametrize(("network", "address"), [("bridge", "10.2.0.2/24"), ("default", "10.3.0.2/24")])
+async def test_addresses_by_host_local(bundle: Path, rootless: bool, network: str, address: str) -> None:  # noqa: F811
+    status, said = await said_by(bundle, ["ip", "addr"], rootless=rootless, networks=[load_builtin(network)])
+    assert status == 0
+    assert f"inet {address}" in said
+    assert "cni0@" in said
+
+
+@KINDS
+async def test_two_networks_become_cni0_and_cni1(bundle: Path, rootless: bool) -> None:  # noqa: F811
+    networks = [load_builtin("slirp"), load_builtin("bridge")]
+    _, said = await said_by(bundle, ["ip", "-o", "-4", "addr"], rootless=rootless, networks=networks)
+    found = {line.split()[1]: line.split()[3] for line in said.splitlines()}
+    assert {"lo": "127.0.0.1/8", "cni0": "10.0.2.100/24", "cni1": "10.2.0.2/24"} == found
+
+
+@KINDS
+async def test_containers_on_a_bridge_reach_each_other(bundle: Path, rootless: bool) -> None:  # noqa: F811
+    async with open_supervisor() as supervisor:
+        bridge = [load_builtin("bridge")]
+        serve = spec(bundle, ["nc", "-l", "-p", "8080", "-e", "echo", "hello"], networks=bridge)
+        async with supervisor.run(serve, rootless=rootless) as server:
+            outlet = Outlet()
+            address = server.attachments[0].addresses[0]
+            ask = ["sh", "-c", f"for i in 1 2 3 4 5 6 7 8 9; do nc {address} 8080 && exit; sleep 0.1; done"]
+            client = spec(bundle, ask, networks=bridge, stdio=outlet.stdio)
+            async with supervisor.run(client, rootless=rootless) as container:
+                with trio.fail_after(10):
+                    await container.wait()
+            assert "hello\n" in outlet.close().decode()
+
+
+@KINDS
+async def test_leases_are_free_again(bundle: Path, rootless: bool) -> None:  # noqa: F811
+    conf = {"cniVersion": "0.4.0", "name": "tiny", "plugins": [{
+        "type": "bridge", "bridge": "ctnr-tiny", "ipam": {"type": "host-local", "subnet": "10.9.9.0/29"}}]}  # fmt: skip
+    network = NetworkList.from_bytes(json.dumps(conf).encode(), "test")
+    async with open_supervisor() as supervisor:
+        for _ in range(12):
+            async with supervisor.run(
+                spec(bundle, ["true"], networks=[network]), rootless=rootless
+            ) as container:
+                await container.wait()
+
+
+async def test_what_a_plugin_says_reaches_the_caller(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # noqa: F811
+    plugin = tmp_path / "broken"
+    plugin.write_text(
+        '#!/bin/sh\n[ "$CNI_COMMAND" = ADD ] || exit 0\necho \'{"code": 107, "msg": "no luck today"}\'; exit 1\n'
+    )
+    plugin.chmod(0o755)
+    monkeypatch.setenv("CNI_PATH", str(tmp_path))
+    network = NetworkList.from_bytes(b'{"cniVersion": "0.4.0", "name": "n", "type": "broken"}', "test")
+    async with open_supervisor() as supervisor:
+        with pytest.raises(PluginError, match="no luck today") as caught:
+            async with supervisor.run(spec(bundle, ["true"], networks=[network])):
+                pass
+    assert (107, "broken", "ADD") == (caught.value.code, caught.value.plugin, caught.value.command)
+
+
+async def test_a_crash_in_privileged_mode_is_swept_at_the_next_start(bundle: Path) -> None:  # noqa: F811
+    program = textwrap.dedent(f"""
+        import sys; sys.path.insert(0, {PACKAGES!r})
+        import trio
+        from netconf import load_builtin
+        from supervisor import open_supervisor
+        from supervisor.bundle import open_bundle
+        async def main():
+            async with open_supervisor() as supervisor:
+                networks = [load_builtin("bridge"), load_builtin("default")]
+                spec = open_bundle({str(bundle)!r}, args=["sleep", "1000"], networks=networks)
+                async with supervisor.run(spec) as container:
+                    print("up", flush=True)
+                    await trio.sleep_forever()
+        trio.run(main)
+    """)
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(bundle.parent)}
+    ) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) != b"up\n":
+            assert line, "it died before it was up"
+        process.send_signal(signal.SIGKILL)
+    rules = subprocess.run(
+        ["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "10.2.0.2" in rules, "privileged, a crash does leave something"
+    async with open_supervisor() as supervisor, supervisor.run(spec(bundle, ["true"])) as container:
+        await container.wait()
+    rules = subprocess.run(
+        ["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "10.2.0.2" not in rules
+    assert "10.3.0.2" not in rules
+    assert not os.path.exists(JOURNAL_DIR)
+    assert not os.path.exists(LEASE_DIR)

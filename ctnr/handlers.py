@@ -410,5 +410,5 @@ async def service_stop(engine: Engine, request: requests.ServiceStop, connection
         )
     await engine.supervisor.stop_all()
     assert engine.server is not None
-    engine.server.stopping.set()
+    engine.server.stop_after_answer = True
     return None

@@ -373,11 +373,7 @@ def _enter_netns(path: str) -> None:
 def _new_netns(path: str, tap: str | None) -> list[int]:
     """A network namespace with its loopback up, pinned by a bind mount on `path`; with a tap interface if named."""
     syscalls.unshare(syscalls.CLONE_NEWNET)
-    control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    up, running = 0x1, 0x40
-    request = b"lo".ljust(16, b"\0") + (up | running).to_bytes(2, "little").ljust(24, b"\0")
-    fcntl.ioctl(control.fileno(), 0x8914, request)  # SIOCSIFFLAGS
-    control.close()
+    _set_up("lo")
     if tap is not None:
         _new_tap(tap)
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -398,6 +394,16 @@ def _new_tap(name: str) -> None:
     fcntl.ioctl(descriptor, 0x400454CA, request)  # TUNSETIFF
     fcntl.ioctl(descriptor, 0x400454CB, 1)  # TUNSETPERSIST
     os.close(descriptor)
+    # up before slirp4netns brings the carrier: the kernel then takes notice at once, not within a second
+    _set_up(name)
+
+
+def _set_up(name: str) -> None:
+    control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    up, running = 0x1, 0x40
+    request = name.encode().ljust(16, b"\0") + (up | running).to_bytes(2, "little").ljust(24, b"\0")
+    fcntl.ioctl(control.fileno(), 0x8914, request)  # SIOCSIFFLAGS
+    control.close()
 
 
 def _file_actions(

@@ -76,6 +76,7 @@ class Server:
         self.last_used = time.monotonic()
         self.is_idle: Callable[[], bool] = lambda: True
         self.stopping = trio.Event()
+        self.stop_after_answer = False
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept until cancelled."""
@@ -130,6 +131,8 @@ class Server:
                 else:
                     await frames.send({"event": "result", "value": answer})
             nursery.cancel_scope.cancel()
+        if self.stop_after_answer:
+            self.stopping.set()
 
     async def _follow(self, connection: Connection, scope: trio.CancelScope) -> None:
         await connection.receive_controls()

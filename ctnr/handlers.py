@@ -12,9 +12,9 @@ import msgspec
 import trio
 
 from ctnr import requests
+from ctnr.bundles.process import parse_signal
 from ctnr.engine import Engine
 from ctnr.info import describe_host
-from ctnr.bundles.process import parse_signal
 from ctnr.progress import reporting
 from supervisor.container import Container, State
 from supervisor.errors import SupervisorError, WrongState
@@ -215,12 +215,11 @@ async def logs(engine: Engine, request: requests.Logs, connection: Connection) -
     record = engine.records.get(request.container)
     path = engine.records.log_path(record)
     container = engine.live(record)
-    if not os.path.exists(path):
-        if container is None or container.output.log is None:
-            raise SupervisorError(
-                f"container {record.name} has no log: its output went to the terminal that started it",
-                cure="containers that run with -d have one",
-            )
+    if not os.path.exists(path) and (container is None or container.output.log is None):
+        raise SupervisorError(
+            f"container {record.name} has no log: its output went to the terminal that started it",
+            cure="containers that run with -d have one",
+        )
     writer = container.output.log if container is not None and request.follow else None
     kept: list[Any] = []
     async for line in follow_log(path, None if request.tail is not None else writer):

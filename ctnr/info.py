@@ -34,7 +34,14 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 async def describe_host(supervisor: Supervisor, store_dir: str) -> dict[str, Any]:
     """{"facts": …, "checks": [Check, …]}. Opens a sandbox, for that is the check that counts."""
-    checks = [*_programs(), *_identity(supervisor.privileged), _tun(), _plugins(), _policy(), _store(store_dir)]
+    checks = [
+        *_programs(),
+        *_identity(supervisor.privileged),
+        _tun(),
+        _plugins(),
+        _policy(),
+        _store(store_dir),
+    ]
     runtime = "none"
     try:
         realm = await supervisor.realm()
@@ -63,10 +70,16 @@ def _programs() -> Iterator[Check]:
         (("skopeo",), "skopeo", "to pull and export images"),
         (("iptables",), "iptables", "for masquerading and published ports of bridges"),
     ):
-        found = [path for name in names if (path := shutil.which(name, path=f"{os.environ.get('PATH')}:{DEFAULT_PATH}"))]
+        found = [path for name in names if (path := _which(name))]
         cure = None if found else f"sudo apt-get install {package}"
-        yield Check(name=names[0], ok=bool(found), detail=found[0] if found else f"missing, needed {need}", cure=cure)
+        yield Check(
+            name=names[0], ok=bool(found), detail=found[0] if found else f"missing, needed {need}", cure=cure
+        )
     yield _caught("init program", find_init_program)
+
+
+def _which(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{DEFAULT_PATH}")
 
 
 def _caught(name: str, find: Callable[[], str]) -> Check:
@@ -87,7 +100,7 @@ def _identity(privileged: bool) -> Iterator[Check]:
             detail=", ".join(f"{start}+{count}" for start, count in ranges) or f"no range for {user}",
             cure=None if ranges else f"sudo usermod --add-sub{option} 100000-165535 {user}",
         )  # fmt: skip
-    found = shutil.which("newuidmap", path=f"{os.environ.get('PATH')}:{DEFAULT_PATH}")
+    found = _which("newuidmap")
     cure = None if found else "sudo apt-get install uidmap"
     yield Check(name="newuidmap", ok=found is not None, detail=found or "missing", cure=cure)
 
@@ -130,11 +143,17 @@ def _store(store_dir: str) -> Check:
         directory = os.path.dirname(directory)
     if os.access(directory, os.W_OK):
         free = os.statvfs(directory)
-        return Check(name="store", ok=True, detail=f"{store_dir}, {free.f_bavail * free.f_frsize >> 30} GiB free")
-    return Check(name="store", ok=False, detail=f"{directory} can't be written", cure="choose another: --store-dir")
+        return Check(
+            name="store", ok=True, detail=f"{store_dir}, {free.f_bavail * free.f_frsize >> 30} GiB free"
+        )
+    return Check(
+        name="store", ok=False, detail=f"{directory} can't be written", cure="choose another: --store-dir"
+    )
 
 
 def _cgroups() -> str:
     if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
         return "v2"
-    return "hybrid" if os.path.isdir("/sys/fs/cgroup/unified") else "v1" if os.path.isdir("/sys/fs/cgroup/pids") else "none"
+    if os.path.isdir("/sys/fs/cgroup/unified"):
+        return "hybrid"
+    return "v1" if os.path.isdir("/sys/fs/cgroup/pids") else "none"

@@ -130,8 +130,36 @@ def _read(path: str) -> Record | None:
 
 
 def _random_name() -> str:
-    left = ("amber", "brave", "calm", "deft", "eager", "fair", "glad", "keen", "lucid", "merry", "neat", "proud", "quick",
-            "rapid", "sunny", "tidy", "vivid", "warm", "witty", "young")  # fmt: skip
-    right = ("ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak", "pine", "rowan", "spruce",
-             "willow", "yew")  # fmt: skip
-    return f"{secrets.choice(left)}_{secrets.choice(right)}_{secrets.randbelow(1000)}"
+    return f"{secrets.choice(_LEFT)}_{secrets.choice(_RIGHT)}_{secrets.randbelow(1000)}"
+
+
+_LEFT = (
+    "amber",
+    "brave",
+    "calm",
+    "deft",
+    "eager",
+    "fair",
+    "glad",
+    "keen",
+    "lucid",
+    "merry",
+    "neat",
+    "quick",
+    "sunny",
+)
+_RIGHT = (
+    "ash",
+    "birch",
+    "cedar",
+    "elm",
+    "fir",
+    "hazel",
+    "larch",
+    "maple",
+    "oak",
+    "pine",
+    "rowan",
+    "spruce",
+    "willow",
+)

@@ -20,4 +20,6 @@ def find_init_program(path: str | None = None) -> str:
         found = shutil.which(name, path=search)
         if found is not None:
             return os.path.realpath(found)
-    raise BundleError(f"--init: none of {', '.join(PROGRAMS)} is installed", cure="sudo apt-get install catatonit")
+    raise BundleError(
+        f"--init: none of {', '.join(PROGRAMS)} is installed", cure="sudo apt-get install catatonit"
+    )

@@ -62,7 +62,7 @@ def parse_mount(text: str) -> Wish:
     what = f"mount {text}"
     kind, source, target, words = "volume", "", "", []
     for part in text.split(","):
-        key, equals, value = part.partition("=")
+        key, _, value = part.partition("=")
         if key == "type":
             kind = value
         elif key in ("source", "src"):

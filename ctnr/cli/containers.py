@@ -293,7 +293,8 @@ COMMANDS = {
         (
             _ALL,
             Option(
-                "time", "seconds", "how long to wait before killing [10s]", short="t", metavar="TIME", aliases=("timeout",)
+                "time", "seconds", "how long to wait before killing [10s]",
+                short="t", metavar="TIME", aliases=("timeout",),
             ),
         ),
         stop,

@@ -1,4 +1,4 @@
-"""Index, manifest and configuration of an image (OCI image-spec 1.1) as Structs; fields that we do not know are left."""
+"""Index, manifest and configuration of an image (OCI image-spec 1.1) as Structs; unknown fields are left alone."""
 
 from __future__ import annotations
 

@@ -150,10 +150,12 @@ _CURES = (  # what skopeo's words contain, what we say, what helps
      "allow it: insecure = true for it in registries.conf"),
     (r"x509|certificate", "the registry's certificate is not trusted", "install its authority, or see registries.conf"),
     (r"[Dd]igest did not match|does not match expected digest|doesn't match digest|unexpected digest",
-     "its content does not match its digest", "the image was changed or broken on the way: pull it again, or ask its owner"),
+     "its content does not match its digest", "it was changed or broken on the way: pull it again, or ask its owner"),
     (r"no space left on device", "the disk is full", "ctnr image gc, or another --store-dir"),
     (r"no such file or directory", "there is nothing at that path", "check the path"),
-    (r"no image found in (manifest list|image index)|choosing (an )?image", "it is not there for this platform", "choose one: --platform=linux/amd64"),
+    (r"no image found in (manifest list|image index)|choosing (an )?image",
+     "it is not there for this platform",
+     "choose one: --platform=linux/amd64"),
     (r"toomanyrequests|: 429 ", "the registry allows no more requests for now", "wait, or log in: skopeo login"),
 )  # fmt: skip
 

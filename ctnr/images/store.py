@@ -300,7 +300,7 @@ class ImageStore:
         config: dict[str, Any] | None = None,
         report: Report = lambda progress: None,
     ) -> Image:
-        """A root filesystem as an image of one layer: a directory, a tar file (also compressed), or a descriptor of one.
+        """A root filesystem as an image of one layer: a directory, a tar file (may be compressed), or its descriptor.
 
         Raises: ReferenceError, BrokenImage, StoreError, SupervisorError.
         """

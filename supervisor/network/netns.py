@@ -1,4 +1,4 @@
-"""Network namespaces, pinned as files in the sandbox's tmpfs; a few stand ready, for each takes a millisecond or two."""
+"""Network namespaces, pinned as files in the sandbox's tmpfs; a few stand ready, for each takes a millisecond."""
 
 from __future__ import annotations
 

@@ -173,7 +173,10 @@ def build_argv(
     sandbox: bool,
     configure: bool = True,
 ) -> list[str]:
-    """The command line; without `configure` the interface is there and has its addresses and routes. Raises: SlirpError if the installed version lacks what `options` ask for."""
+    """The command line; without `configure` the interface is there and has its addresses and routes.
+
+    Raises: SlirpError if the installed version lacks what `options` ask for.
+    """
     argv = [
         program.path,
         *(["--configure"] if configure else []),

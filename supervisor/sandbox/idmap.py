@@ -92,7 +92,7 @@ def _own_map(name: str) -> list[tuple[int, int, int]]:
 
 
 def _split(start: int, count: int) -> list[tuple[int, int]]:
-    """One map of everything, 4294967295 ids, is how programs (crun too) tell the first user namespace: give it in two."""
+    """One map of everything, 4294967295 ids, is how programs (crun too) tell the first user namespace: so two."""
     if count <= 65536:
         return [(start, count)]
     return [(start, 65536), (start + 65536, count - 65536)]

@@ -212,7 +212,7 @@ class Init:
         return {}, []
 
     def op_overlay(self, number, descriptors, base, lower, upper, work, target):
-        """Mount an overlay; `lower` is relative to `base`, for mount(2) takes one page of options and layers are many."""
+        """Mount an overlay; `lower` is relative to `base`, for mount(2) takes one page of options."""
         for path in (upper, work, target):
             os.makedirs(path, 0o755, exist_ok=True)
         os.chdir(base)

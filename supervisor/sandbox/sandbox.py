@@ -223,7 +223,7 @@ class Sandbox:
         await self.call("netns_new", path=path, tap=tap)
 
     async def new_tap(self, netns: str, name: str) -> None:
-        """A persistent tap interface in `netns`, for slirp4netns to use. Raises: OSError if /dev/net/tun can't be used."""
+        """A persistent tap interface in `netns`. Raises: OSError if /dev/net/tun can't be used."""
         await self.call("tap", netns=netns, tap=name)
 
     async def delete_netns(self, path: str) -> None:
@@ -377,7 +377,7 @@ async def _reap(pid: int, process: subprocess.Popen[bytes] | None) -> None:
         if process is not None:
             process.wait()
         else:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)  # noqa: ASYNC222 -- it has ended
     except ChildProcessError:
         pass
     finally:

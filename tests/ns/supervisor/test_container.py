@@ -5,79 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from netconf import load_builtin
-from supervisor import ContainerSpec, open_supervisor
-from supervisor.bundle import open_bundle
+from supervisor import open_supervisor
 from supervisor.container import State
 from supervisor.errors import CommandNotExecutable, CommandNotFound, NameInUse, SlirpError, WrongState
 from supervisor.runtime.logs import read_log
 from supervisor.runtime.stdio import Stdio
-
-KINDS = pytest.mark.parametrize("rootless", [False, True], ids=["plain", "userns"])
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, busybox_rootfs: Path) -> Path:
-    """A bundle as `crun spec` makes it, cut to what every kernel can give."""
-    path = tmp_path / "bundle"
-    path.mkdir()
-    (path / "rootfs").symlink_to(busybox_rootfs)
-    mounts = [
-        {"destination": "/proc", "type": "proc", "source": "proc"},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
-        {
-            "destination": "/dev/pts",
-            "type": "devpts",
-            "source": "devpts",
-            "options": ["nosuid", "newinstance"],
-        },
-    ]
-    process = {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "env": ["PATH=/bin:/sbin:/usr/bin"], "cwd": "/"}
-    capabilities = ["CAP_KILL", "CAP_NET_RAW", "CAP_DAC_OVERRIDE"]
-    process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), capabilities)
-    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
-    config = {"ociVersion": "1.0.0", "process": process, "root": {"path": "rootfs"}, "mounts": mounts,
-              "linux": {"namespaces": namespaces}}  # fmt: skip
-    (path / "config.json").write_text(json.dumps(config))
-    return path
-
-
-class Outlet:
-    """A pipe for a container's output."""
-
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe()
-        self.stdio = Stdio(stdout=self.writer, stderr=self.writer)
-
-    def close(self) -> bytes:
-        os.close(self.writer)
-        said = b""
-        while part := os.read(self.reader, 65536):
-            said += part
-        os.close(self.reader)
-        return said
-
-
-def spec(bundle: Path, args: Sequence[str], **more: Any) -> ContainerSpec:
-    return open_bundle(str(bundle), args=args, **more)
-
-
-async def said_by(bundle: Path, args: Sequence[str], *, rootless: bool, **more: Any) -> tuple[int, str]:
-    outlet = Outlet()
-    async with (
-        open_supervisor() as supervisor,
-        supervisor.run(spec(bundle, args, stdio=outlet.stdio, **more), rootless=rootless) as container,
-    ):
-        with trio.fail_after(20):
-            status = await container.wait()
-    return status, outlet.close().decode()
+from tests.ns.supervisor.helpers import KINDS, Outlet, said_by, spec
 
 
 @KINDS

@@ -18,12 +18,12 @@ from supervisor import open_supervisor
 from supervisor.errors import PluginError
 from supervisor.network.journal import JOURNAL_DIR, LEASE_DIR
 from supervisor.sandbox.sandbox import PACKAGES
-from tests.ns.supervisor.test_container import KINDS, Outlet, bundle, said_by, spec  # noqa: F401 -- a fixture
+from tests.ns.supervisor.helpers import KINDS, Outlet, said_by, spec
 
 
 @KINDS
 @pytest.mark.parametrize(("network", "address"), [("bridge", "10.2.0.2/24"), ("default", "10.3.0.2/24")])
-async def test_addresses_by_host_local(bundle: Path, rootless: bool, network: str, address: str) -> None:  # noqa: F811
+async def test_addresses_by_host_local(bundle: Path, rootless: bool, network: str, address: str) -> None:
     status, said = await said_by(bundle, ["ip", "addr"], rootless=rootless, networks=[load_builtin(network)])
     assert status == 0
     assert f"inet {address}" in said
@@ -31,7 +31,7 @@ async def test_addresses_by_host_local(bundle: Path, rootless: bool, network: st
 
 
 @KINDS
-async def test_two_networks_become_cni0_and_cni1(bundle: Path, rootless: bool) -> None:  # noqa: F811
+async def test_two_networks_become_cni0_and_cni1(bundle: Path, rootless: bool) -> None:
     networks = [load_builtin("slirp"), load_builtin("bridge")]
     _, said = await said_by(bundle, ["ip", "-o", "-4", "addr"], rootless=rootless, networks=networks)
     found = {line.split()[1]: line.split()[3] for line in said.splitlines()}
@@ -39,7 +39,7 @@ async def test_two_networks_become_cni0_and_cni1(bundle: Path, rootless: bool) -
 
 
 @KINDS
-async def test_containers_on_a_bridge_reach_each_other(bundle: Path, rootless: bool) -> None:  # noqa: F811
+async def test_containers_on_a_bridge_reach_each_other(bundle: Path, rootless: bool) -> None:
     async with open_supervisor() as supervisor:
         bridge = [load_builtin("bridge")]
         serve = spec(bundle, ["nc", "-l", "-p", "8080", "-e", "echo", "hello"], networks=bridge)
@@ -55,7 +55,7 @@ async def test_containers_on_a_bridge_reach_each_other(bundle: Path, rootless: b
 
 
 @KINDS
-async def test_leases_are_free_again(bundle: Path, rootless: bool) -> None:  # noqa: F811
+async def test_leases_are_free_again(bundle: Path, rootless: bool) -> None:
     conf = {"cniVersion": "0.4.0", "name": "tiny", "plugins": [{
         "type": "bridge", "bridge": "ctnr-tiny", "ipam": {"type": "host-local", "subnet": "10.9.9.0/29"}}]}  # fmt: skip
     network = NetworkList.from_bytes(json.dumps(conf).encode(), "test")
@@ -69,7 +69,7 @@ async def test_leases_are_free_again(bundle: Path, rootless: bool) -> None:  # n
 
 async def test_what_a_plugin_says_reaches_the_caller(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # noqa: F811
+) -> None:
     plugin = tmp_path / "broken"
     plugin.write_text(
         '#!/bin/sh\n[ "$CNI_COMMAND" = ADD ] || exit 0\necho \'{"code": 107, "msg": "no luck today"}\'; exit 1\n'
@@ -84,7 +84,11 @@ async def test_what_a_plugin_says_reaches_the_caller(
     assert (107, "broken", "ADD") == (caught.value.code, caught.value.plugin, caught.value.command)
 
 
-async def test_a_crash_in_privileged_mode_is_swept_at_the_next_start(bundle: Path) -> None:  # noqa: F811
+def nat_rules() -> str:
+    return subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True).stdout
+
+
+async def test_a_crash_in_privileged_mode_is_swept_at_the_next_start(bundle: Path) -> None:
     program = textwrap.dedent(f"""
         import sys; sys.path.insert(0, {PACKAGES!r})
         import trio
@@ -101,22 +105,18 @@ async def test_a_crash_in_privileged_mode_is_swept_at_the_next_start(bundle: Pat
         trio.run(main)
     """)
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220
         command, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(bundle.parent)}
     ) as process:
         assert process.stdout is not None
         while (line := process.stdout.readline()) != b"up\n":
             assert line, "it died before it was up"
         process.send_signal(signal.SIGKILL)
-    rules = subprocess.run(
-        ["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True
-    ).stdout
+    rules = nat_rules()
     assert "10.2.0.2" in rules, "privileged, a crash does leave something"
     async with open_supervisor() as supervisor, supervisor.run(spec(bundle, ["true"])) as container:
         await container.wait()
-    rules = subprocess.run(
-        ["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True
-    ).stdout
+    rules = nat_rules()
     assert "10.2.0.2" not in rules
     assert "10.3.0.2" not in rules
     assert not os.path.exists(JOURNAL_DIR)

@@ -58,5 +58,5 @@ else:
     def _refuse(value: object) -> object:
         raise TypeError(f"{type(value).__name__} is not JSON")
 
-    _scan = make_scanner(_Context())  # type: ignore[arg-type] -- the stub names the class itself
+    _scan = make_scanner(_Context())  # type: ignore[arg-type]  # the stub wants the class
     _encode = make_encoder(None, _refuse, encode_basestring, None, ":", ",", False, False, True)

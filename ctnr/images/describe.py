@@ -27,7 +27,7 @@ from ctnr.images.skopeo import Skopeo, TransferFailed
 
 class _Probe(msgspec.Struct, rename="camel"):
     media_type: str = ""
-    manifests: msgspec.Raw | None = None
+    manifests: msgspec.Raw = msgspec.Raw()
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ async def describe(skopeo: Skopeo, source: str, platform: tuple[str, str, str]) 
         raw = await skopeo.inspect(source)
         manifest_bytes = raw
         probe = msgspec.json.decode(raw, type=_Probe)
-        if probe.media_type in INDEX_TYPES or probe.manifests is not None:
+        if probe.media_type in INDEX_TYPES or bytes(probe.manifests):
             child = _choose(load(raw, Index, "index"), platform)
             if child is None or not source.startswith("docker://"):
                 return None  # other transports can't name one image of an index

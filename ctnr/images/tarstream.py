@@ -184,8 +184,9 @@ def _sized(size: int) -> tuple[int, int]:
 
 def _check_sum(header: bytes) -> None:
     # the field itself counts as eight spaces; signed sums are from the seventies
-    if sum(header) - sum(header[148:156]) + 256 != _number(header, 148, 156):
-        raise BadTar("header checksum does not match: not a tar archive, or a damaged one")
+    digits = header[148:156].strip(b" \0")
+    if not digits.isdigit() or sum(header) - sum(header[148:156]) + 256 != _number(header, 148, 156):
+        raise BadTar("a header's checksum does not match: not a tar archive, or a damaged one")
 
 
 def _number(header: bytes, start: int, end: int) -> int:

@@ -43,6 +43,7 @@ MAX_BYTES = 256 << 30
 MAX_MEMORY_BYTES = 1 << 30
 MAX_PENDING = 100_000
 CHUNK_BYTES = 1 << 20
+NO_ID = (1 << 32) - 1  # chown(2) reads it as "leave it as it is"
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -326,12 +327,14 @@ class Extractor:
 
     def _own(self, file: str | int, entry: Entry) -> None:
         try:
+            if max(entry.uid, entry.gid) >= NO_ID:
+                raise OSError(errno.EINVAL, "not an id")
             if isinstance(file, int):
                 os.fchown(file, entry.uid, entry.gid)
             else:
                 os.lchown(file, entry.uid, entry.gid)
-        except (OSError, OverflowError) as exc:
-            if isinstance(exc, OSError) and exc.errno != errno.EINVAL:
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
                 raise
             raise LayerError(
                 f"{printable(self.current)}: belongs to {entry.uid}:{entry.gid}, which is outside of the range of "

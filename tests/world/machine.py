@@ -178,6 +178,7 @@ def _share_installation(target: Path) -> Path:
     run(["mount", "--bind", str(venv / "lib"), str(target / "lib")])
     python = target / "bin/python"
     python.symlink_to(os.path.realpath(sys.executable))
+    python.with_name("python3").symlink_to("python")
     for script in (venv / "bin").iterdir():
         if script.is_file() and not script.is_symlink() and script.stat().st_size < 65_536:
             copy = target / "bin" / script.name

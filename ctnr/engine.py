@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ctnr import __version__, requests
+from ctnr.bundles import defaults
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
 from ctnr.bundles.image import ImageConfig, load_image_config
 from ctnr.bundles.mounts import MountPlan, plan_mounts
-from ctnr.bundles.process import build_process, parse_signal, process_capabilities
+from ctnr.bundles.process import (
+    build_args,
+    build_process,
+    parse_signal,
+    process_capabilities,
+    resolve_workdir,
+)  # fmt: skip
 from ctnr.bundles.seccomp import SeccompProfiles
 from ctnr.bundles.spec import encode
 from ctnr.bundles.store import Bundle, BundleStore, new_file
@@ -25,7 +32,7 @@ from ctnr.images.store import Image, ImageStore
 from ctnr.records import Record, Records
 from netconf import NetworkList, load_network, search_path
 from supervisor.container import Built, Container, ContainerSpec, Overlay, Prepared, State
-from supervisor.errors import NotFound, SupervisorError, WrongState
+from supervisor.errors import CommandNotExecutable, CommandNotFound, NotFound, SupervisorError, WrongState
 from supervisor.network.attach import number_interfaces
 from supervisor.network.ports import parse_all_ports
 from supervisor.runtime.oci import Started
@@ -200,7 +207,42 @@ class Engine:
             is_crun=realm.runtime.is_crun,
         )
         self._users[record.id] = user
+        targets = [mount.destination for mount in plan.mounts]
+        args = build_args(config.config, request.entrypoint, request.args)
+        env = (*(config.config.env or ()), *request.env)
+        await self._check_command(realm.sandbox, prepared.rootfs, args[0], workdir, env, targets)
         return build_bundle(config, request, facts, prepared, self._profiles)
+
+    async def _check_command(
+        self,
+        sandbox: Sandbox,
+        rootfs: str,
+        command: str,
+        cwd: str,
+        env: Sequence[str],
+        mounted: Sequence[str],
+    ) -> None:
+        """Tell that a command is not there before the runtime does: crun would also write it into the program's stderr.
+
+        What is mounted into the container can't be seen here, so then the runtime has to tell.
+        """
+        if "/" in command:
+            paths = [os.path.normpath(os.path.join("/", cwd, command))]
+        else:
+            path = next((one[5:] for one in reversed(env) if one.startswith("PATH=")), defaults.PATH)
+            paths = [os.path.normpath(os.path.join("/", cwd, part, command)) for part in path.split(":")]
+        if any(one.startswith(f"{target}/") or one == target for one in paths for target in mounted):
+            return
+        found, unusable = await sandbox.find_executable(rootfs, paths)
+        if found is None and unusable:
+            raise CommandNotExecutable(
+                f"{command}: can't be executed in the container",
+                cure="chmod +x it in the image, or name a program",
+            )
+        if found is None:
+            raise CommandNotFound(
+                f"{command}: not found in the container", cure="check its name, and PATH in the image"
+            )
 
     async def _fill_volumes(self, plan: MountPlan, prepared: Prepared, uid: int, gid: int) -> None:
         sandbox = prepared.realm.sandbox
@@ -269,8 +311,12 @@ class Engine:
         image = self._configs[record.image_id].config
         user = self._users[record.id]
         if request.user is not None:
-            sandbox = await self.sandbox(run.rootless)
-            user = resolve_user(await read_user_files(sandbox, container.rootfs), request.user)
+            user = resolve_user(await read_user_files(container.sandbox, container.rootfs), request.user)
+        workdir = resolve_workdir(image, request.workdir or run.workdir)
+        targets = [wish.target for wish in wishes_of(run)]
+        sandbox = container.sandbox
+        env = (*(image.env or ()), *run.env, *request.env)
+        await self._check_command(sandbox, container.rootfs, request.args[0], workdir, env, targets)
         process = build_process(
             args=request.args,
             env=(*run.env, *request.env),

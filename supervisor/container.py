@@ -25,6 +25,7 @@ from supervisor.runtime.output import Output
 from supervisor.runtime.stdio import Stdio, set_size
 from supervisor.sandbox.descriptors import close_all
 from supervisor.sandbox.process import Process
+from supervisor.sandbox.sandbox import Sandbox
 from supervisor.teardown import Teardown
 
 if TYPE_CHECKING:
@@ -266,6 +267,11 @@ class Container:
     async def wait_gone(self) -> None:
         """Until nothing of it is left."""
         await self._gone.wait()
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """Where it runs."""
+        return self._realm.sandbox
 
     @property
     def pid(self) -> int | None:

@@ -70,12 +70,12 @@ def display(row: Event, *, whole: bool = False) -> Event:
         "CreatedAt": ""
         if created is None
         else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(created)),
-        "State": row.get("state") or "",
+        "State": _state(row),
         "Status": describe_status(row),
         "ExitCode": row.get("status"),
         "Pid": row.get("pid"),
         "Networks": ",".join(_networks(row)),
-        "Ports": ", ".join(str(port) for port in row.get("ports") or ()),
+        "Ports": ", ".join(describe_port(port) for port in row.get("ports") or ()),
         "Labels": labels
         if isinstance(labels, str)
         else ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
@@ -85,7 +85,7 @@ def display(row: Event, *, whole: bool = False) -> Event:
 
 def describe_status(row: Event) -> str:
     """Up 3 minutes, Exited (0) 2 hours ago, Created."""
-    state = str(row.get("state") or "")
+    state = _state(row)
     started, finished, status = row.get("started"), row.get("finished"), row.get("status")
     if state in ("running", "paused", "stopping") and started:
         since = f"Up {human_time(time.time() - started)}"
@@ -93,6 +93,14 @@ def describe_status(row: Event) -> str:
     if status is not None:
         return f"Exited ({status}) {age(finished)}".rstrip()
     return state.capitalize()
+
+
+def describe_port(port: Event) -> str:
+    """``127.0.0.1:8080->80/tcp``, as docker puts it."""
+    address = port.get("host_ip") or "0.0.0.0"
+    address = f"[{address}]" if ":" in address else address
+    inside = f"{port['container_port']}/{port.get('protocol') or 'tcp'}"
+    return f"{address}:{port['host_port']}->{inside}"
 
 
 def inspect(service: Service, options: Parsed) -> int:
@@ -220,6 +228,12 @@ def _for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any]
     return 0
 
 
+def _state(row: Event) -> str:
+    """OCI says stopped where people say exited."""
+    state = str(row.get("state") or "")
+    return "exited" if state == "stopped" else state
+
+
 def _networks(row: Event) -> list[str]:
     return [one["network"] if isinstance(one, dict) else str(one) for one in row.get("networks") or ()]
 
@@ -233,8 +247,7 @@ def _fits(row: Event, key: str, value: str) -> bool:
         image = str(row.get("image") or "")
         return image == value or image.rpartition("/")[2] in (value, f"{value}:latest") or value in image
     if key == "state":
-        state = str(row.get("state"))
-        return value == state or {state, value} == {"stopped", "exited"}
+        return {"stopped": "exited"}.get(value, value) == _state(row)
     if key == "label":
         labels = row.get("labels") or {}
         name, equals, wanted = value.partition("=")

@@ -248,4 +248,4 @@ def _store(command: Command, values: dict[str, Value], option: Option, shown: st
 
 
 def _usage(command: Command, message: str, cure: str | None = None) -> UsageError:
-    return UsageError(message, cure=cure or f"see ctnr {command.name} --help")
+    return UsageError(message, cure=cure or f"see {' '.join(['ctnr', *command.name.split()])} --help")

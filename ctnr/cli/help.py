@@ -38,7 +38,7 @@ def overview(groups: list[tuple[str, list[tuple[str, str]]]], global_options: tu
     for title, commands in groups:
         lines += ["", title + ":"]
         for name, summary in commands:
-            lines += _entry(f"  {name}", summary, width, column=20)
+            lines += _entry(f"  {name}", summary, width, column=22)
     lines += ["", "Options:"]
     for option in global_options:
         lines += _entry(_spelling(option), _description(option), width)

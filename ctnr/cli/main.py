@@ -144,6 +144,10 @@ def _run(settings: Settings, argv: list[str]) -> int:
         settings.in_process = globals_.flag("no_service")
         settings.store_dir = globals_.text("store_dir")
         settings.log_level = globals_.text("log_level") or ("debug" if settings.debug else None)
+        if globals_.flag("quiet"):
+            from ctnr.cli.tell import Teller
+
+            Teller.all_quiet = True
     if not argv or argv[0] == "help":
         return _help(argv[1:])
     if argv[0] in GROUPS and (len(argv) == 1 or argv[1] in ("--help", "-h", "help")):
@@ -182,6 +186,7 @@ def _global_options() -> tuple[Option, ...]:
             choices=("debug", "info", "warning", "error"),
         ),
         Option("no-service", "flag", "run the supervisor in this process, for this command only"),
+        Option("quiet", "flag", "tell nothing but errors and warnings", short="q"),
         Option("store-dir", "text", "images and bundles [~/.ctnr]", metavar="DIR"),
         Option("version", "flag", "show the version"),
     )  # fmt: skip

@@ -138,9 +138,10 @@ def split_networks(text: str) -> list[str]:
 
 
 def resolve_volume(volume: str) -> str:
-    """``SRC:DST[:OPTIONS]`` with an absolute source if it is a path; a name without . or / before it is a volume's."""
+    """``SRC:DST[:OPTIONS]`` with an absolute source if it is a path: what begins with a dot or holds a slash; other
+    names are volumes'."""
     source, colon, rest = volume.partition(":")
-    if colon and source.startswith("."):
+    if colon and (source.startswith(".") or "/" in source):
         return f"{absolute(source)}:{rest}"
     return volume
 

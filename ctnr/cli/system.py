@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from ctnr import __version__
 from ctnr.cli.grammar import Command, Option, Parsed
-from ctnr.cli.output import describe, write_value
+from ctnr.cli.output import describe, human_time, paint, write_value
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller
 from ctnr.client.session import ask
@@ -12,14 +14,27 @@ from ctnr.client.session import ask
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ctnr.client.connect import Service
+    from ctnr.client.frames import Event
 
 NOT_RUNNING = 3  # what systemctl status says, too
 
 
 def info(service: Service, options: Parsed) -> int:
     value = ask(service, base_request("info"), tell=Teller())
-    write_value(value, options.text("format"), describe)
+    write_value(value, options.text("format"), _describe_host)
     return 0
+
+
+def _describe_host(value: Event) -> str:
+    """One line per check, and what cures those that failed; then the facts."""
+    width = max([len(check["name"]) for check in value["checks"]], default=0)
+    lines = []
+    for check in value["checks"]:
+        mark = paint("ok", "green", 1) + "  " if check["ok"] else paint("no", "red", 1) + "  "
+        lines.append(f"{mark}{check['name'].ljust(width)}  {check['detail']}\n")
+        if not check["ok"] and check.get("cure"):
+            lines.append(f"{' ' * (width + 6)}cure: {check['cure']}\n")
+    return "".join(lines) + "\n" + describe(value["facts"])
 
 
 def version(service: Service, options: Parsed) -> int:
@@ -34,8 +49,13 @@ def status(service: Service, options: Parsed) -> int:
     if value is None:
         write_value({"running": False}, form, lambda _: "service: not running\n")
         return NOT_RUNNING
-    write_value({"running": True, **value}, form, describe)
+    write_value({"running": True, **value}, form, _describe_service)
     return 0
+
+
+def _describe_service(value: Event) -> str:
+    since = human_time(time.time() - value["started"])
+    return describe({**value, "started": f"{since} ago"})
 
 
 def stop(service: Service, options: Parsed) -> int:

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 class Teller:
     """Call it with events. Imports what writes when there is something to write: mostly there is not."""
 
+    all_quiet = False  # --quiet before the command: it holds for every teller of this process
+
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+        self._quiet = quiet or Teller.all_quiet
         self._bars: Bars | None = None
 
     def __call__(self, event: Event) -> None:

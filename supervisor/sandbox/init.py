@@ -261,6 +261,25 @@ class Init:
         finally:
             os.close(directory)
 
+    def op_find_executable(self, number, descriptors, root, paths):
+        """The first of `paths` below `root` that can be executed; {"rest": those that are there and can't be}."""
+        directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        unusable = []
+        try:
+            for path in paths:
+                try:
+                    found = syscalls.open_in_root(directory, path, os.O_PATH)
+                except OSError:
+                    continue
+                mode = os.fstat(found).st_mode
+                os.close(found)
+                if mode & 0o170000 == 0o100000 and mode & 0o111:
+                    return {"text": path}, []
+                unusable.append(path)
+        finally:
+            os.close(directory)
+        return {"rest": unusable}, []
+
     def op_make_dirs_in_root(self, number, descriptors, root, path, mode):
         directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

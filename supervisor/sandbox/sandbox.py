@@ -175,6 +175,11 @@ class Sandbox:
             return None
         return descriptors[0]
 
+    async def find_executable(self, root: str, paths: Sequence[str]) -> tuple[str | None, list[str]]:
+        """The first of `paths` below `root` that can be executed, and those before it that are there and can't."""
+        reply = await self.call("find_executable", root=root, paths=list(paths))
+        return reply.text or None, reply.rest
+
     async def make_dirs_in_root(self, root: str, path: str, mode: int = 0o755) -> None:
         await self.call("make_dirs_in_root", root=root, path=path, mode=mode)
 

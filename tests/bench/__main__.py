@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.world import images
 from tests.world.leaks import descendants
-from tests.world.machine import enter_machine
+from tests.world.machine import SUBID_COUNT, SUBID_START, enter_machine
 from tests.world.people import Person
 from tests.world.registry import Registry, docker_io_is
 
@@ -75,6 +75,18 @@ class Engine:
         if process.returncode:
             raise RuntimeError(f"{self.name} {' '.join(args)}: {err.decode(errors='replace')}")
         return out.decode()
+
+    def total_pss(self) -> float:
+        """KiB of every process of the person's, and of those in the person's user namespaces."""
+        ours = (self._person.uid, *range(SUBID_START, SUBID_START + SUBID_COUNT))
+        total = 0
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and entry.stat().st_uid in ours:
+                    for line in (entry / "smaps_rollup").read_text().splitlines():
+                        if line.startswith("Pss:"):
+                            total += int(line.split()[1])
+        return total
 
     def milliseconds(self, *args: str) -> float:
         start = time.perf_counter()
@@ -190,24 +202,12 @@ def fifty(engine: Engine) -> float:
 
 def pss_of_idle(engine: Engine) -> float:
     """Proportional set size of all that the engine keeps for a container: its own processes, helpers and monitor."""
-    before = total_pss()
+    before = engine.total_pss()
     start_many(engine, IDLE)
     time.sleep(1)
-    after = total_pss()
+    after = engine.total_pss()
     remove_many(engine, IDLE)
     return (after - before) / IDLE
-
-
-def total_pss() -> float:
-    """KiB of every process on the machine (of the kernel's point of view)."""
-    total = 0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                for line in (entry / "smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1])
-    return total
 
 
 @contextlib.contextmanager
@@ -243,7 +243,9 @@ def prepare(person: Person, rootfs: Path) -> tuple[Engine, Engine]:
     (config / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
     runtime_dir = Path("/run/user", str(person.uid))  # a short path: podman's sockets lie deep below it
     runtime_dir.mkdir(mode=0o700)
-    subprocess.run(["chown", "-R", f"{person.uid}:{person.uid}", str(person.home), str(runtime_dir)], check=True)
+    subprocess.run(
+        ["chown", "-R", f"{person.uid}:{person.uid}", str(person.home), str(runtime_dir)], check=True
+    )
     podman = Engine(person, "podman", {"XDG_RUNTIME_DIR": str(runtime_dir)})
     ctnr = Engine(person, "ctnr", {})
     archive = person.home / "demo.tar"

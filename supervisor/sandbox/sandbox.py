@@ -342,6 +342,7 @@ def _start(init_end: socket.socket, run_dir: str, stderr: int, *, rootless: bool
 async def _handshake(channel: Channel, starter_pid: int) -> int:
     """Follow init through its stages; its pid, as seen from here, once it serves."""
     init_pid: int | None = None
+    is_ready = False  # said by init itself, and its pid by its parent: either may be faster
     while (message := await channel.receive()) is not None:
         reply, descriptors = message
         close_all(descriptors)
@@ -350,9 +351,9 @@ async def _handshake(channel: Channel, starter_pid: int) -> int:
         if reply.unshared is not None:
             await write_maps(starter_pid)
             await channel.send(b"mapped")
-        elif reply.init is not None:
-            init_pid = reply.init
-        elif reply.ready and init_pid is not None:
+        init_pid = reply.init or init_pid
+        is_ready = is_ready or bool(reply.ready)
+        if is_ready and init_pid is not None:
             return init_pid
     raise SandboxError("sandbox: its init died before it was ready")
 

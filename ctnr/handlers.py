@@ -62,14 +62,15 @@ async def run(engine: Engine, request: requests.Run, connection: Connection) -> 
     if request.detach:
         return {"container": record.id, "name": record.name}
     try:
-        if await _accompany(engine, container, connection):
-            return {"container": record.id, "name": record.name, "detached": True}
-        return Exited(await container.wait())
-    except trio.Cancelled:
+        detached = await _accompany(engine, container, connection)
+    except BaseException:  # the client has gone: Cancelled leaves a nursery in a group
         container.cancel()
         with trio.CancelScope(shield=True):
             await container.wait_gone()
         raise
+    if detached:
+        return {"container": record.id, "name": record.name, "detached": True}
+    return Exited(await container.wait())
 
 
 async def _accompany(engine: Engine, container: Container, connection: Connection) -> bool:
@@ -132,7 +133,7 @@ async def exec_in(engine: Engine, request: requests.ExecIn, connection: Connecti
         return {"container": request.container}
     try:
         return await _accompany_exec(started, connection, request.container)
-    except trio.Cancelled:
+    except BaseException:
         await started.process.kill_and_wait()
         raise
     finally:

@@ -130,6 +130,10 @@ class Container:
         `error`.
         """
         structlog.contextvars.bind_contextvars(container=self.name)
+        with self._realm.use():
+            await self._run(task_status)
+
+    async def _run(self, task_status: trio.TaskStatus[Container]) -> None:
         announced = False
         try:
             with self._scope:
@@ -205,6 +209,9 @@ class Container:
         with trio.CancelScope(shield=True):
             try:
                 await teardown.run()
+            except ExceptionGroup:
+                if not self._realm.sandbox.gone:
+                    raise  # else the kernel has cleaned up, or the journal's next sweep will
             finally:
                 with trio.move_on_after(DRAIN_SECONDS):
                     for drained in self._drains:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import trio
 
@@ -17,15 +16,35 @@ from supervisor.runtime.select import select_runtime
 from supervisor.sandbox.sandbox import Sandbox, open_sandbox
 
 
-@dataclass(frozen=True)
 class Realm:
-    """`nursery` is for tasks that live as long as the sandbox."""
+    """Made by `open_realm`. Containers say that they `use` it, so that it can outlive them."""
 
-    sandbox: Sandbox
-    runtime: Runtime
-    netns_pool: NetnsPool
-    networks: Networks
-    nursery: trio.Nursery
+    def __init__(
+        self, sandbox: Sandbox, runtime: Runtime, netns_pool: NetnsPool, networks: Networks
+    ) -> None:
+        self.sandbox = sandbox
+        self.runtime = runtime
+        self.netns_pool = netns_pool
+        self.networks = networks
+        self._users = 0
+        self._unused = trio.Event()
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Around all of a container's life, its clean-up included."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+                self._unused = trio.Event()
+
+    async def wait_unused(self) -> None:
+        """Until no container uses it."""
+        while self._users:
+            await self._unused.wait()
 
 
 @asynccontextmanager
@@ -48,5 +67,5 @@ async def open_realm(run_dir: str, *, rootless: bool, runtime: str | None = None
             await journal.sweep(sandbox, networks)
         pool = NetnsPool(sandbox)
         nursery.start_soon(pool.run)
-        yield Realm(sandbox, chosen, pool, networks, nursery)
+        yield Realm(sandbox, chosen, pool, networks)
         nursery.cancel_scope.cancel()

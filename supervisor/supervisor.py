@@ -12,7 +12,7 @@ import trio
 
 from supervisor.container import Container, ContainerSpec
 from supervisor.errors import NameInUse, NotFound, SandboxError
-from supervisor.groups import bare_errors
+from supervisor.groups import bare_errors, single_error
 from supervisor.realm import Realm, open_realm
 
 log = structlog.get_logger()
@@ -46,17 +46,35 @@ class Supervisor:
         return realm
 
     async def _run_realm(self, rootless: bool, *, task_status: trio.TaskStatus[Realm]) -> None:
-        announced = False
-        try:
-            async with open_realm(self.run_dir, rootless=rootless, runtime=self._runtime) as realm:
-                announced = True
-                task_status.started(realm)
-                await realm.sandbox.wait_gone()
-                log.error("sandbox_ended", rootless=rootless)
-        except Exception as exc:
-            if not announced:
-                raise
-            log.error("sandbox_failed", rootless=rootless, error=str(exc))
+        """A realm as long as the supervisor, and until the last of its containers is gone."""
+        scope = trio.CancelScope()
+        ended = trio.Event()
+
+        async def hold(*, task_status: trio.TaskStatus[Realm]) -> None:
+            try:
+                with scope:
+                    async with open_realm(self.run_dir, rootless=rootless, runtime=self._runtime) as realm:
+                        task_status.started(realm)
+                        await realm.sandbox.wait_gone()
+                        log.error("sandbox_ended", rootless=rootless)
+            except Exception as exc:
+                if not scope.shield:
+                    raise
+                log.error("sandbox_failed", rootless=rootless, error=str(single_error(exc)))
+            finally:
+                ended.set()
+
+        async with trio.open_nursery() as nursery:
+            realm: Realm = await nursery.start(hold)
+            scope.shield = True  # not before: a start can be cancelled
+            task_status.started(realm)
+            try:
+                await ended.wait()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await realm.wait_unused()
+                scope.shield = False
+                scope.cancel()
 
     @asynccontextmanager
     async def run(self, spec: ContainerSpec, *, rootless: bool = False) -> AsyncIterator[Container]:

@@ -172,7 +172,7 @@ def parse_size(text: str) -> int:
     if lower and lower[-1] in "kmgt":
         factor = 1024 ** ("kmgt".index(lower[-1]) + 1)
         lower = lower[:-1]
-    if not lower or not lower[0].isdigit():
+    if not lower[:1].isdigit() or "e" in lower or "_" in lower:  # what float() takes beyond sizes
         raise ValueError(text)
     return int(float(lower) * factor)
 

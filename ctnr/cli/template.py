@@ -97,6 +97,8 @@ class Template:
             if word == "with":
                 inner = {**scope, ".": value, **{"$" + name: value for name in names}}
                 return "".join(node(inner) for node in body)
+            if not isinstance(value, (dict, list, tuple)):
+                raise self._wrong(f"range over {_show(value)[:40]!r}, which is no list")
             pairs = sorted(value.items()) if isinstance(value, dict) else list(enumerate(value))
             parts = []
             for key, item in pairs:
@@ -165,7 +167,10 @@ class Template:
     def _operand(self, tokens: list[tuple[str, str]]) -> tuple[Expression, list[tuple[str, str]]]:
         (kind, text), rest = tokens[0], tokens[1:]
         if kind == "text":
-            value = text[1:-1] if text[0] == "`" else jsonlite.decode(text.encode())
+            try:
+                value = text[1:-1] if text[0] == "`" else jsonlite.decode(text.encode())
+            except ValueError:
+                raise self._wrong(f"{text} is no text") from None
             return lambda scope: value, rest
         if kind == "number":
             number = float(text) if "." in text else int(text)

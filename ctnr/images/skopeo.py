@@ -156,7 +156,7 @@ _CURES = (  # what skopeo's words contain, what we say, what helps
     (r"no image found in (manifest list|image index)|choosing (an )?image",
      "it is not there for this platform",
      "choose one: --platform=linux/amd64"),
-    (r"toomanyrequests|: 429 ", "the registry allows no more requests for now", "wait, or log in: skopeo login"),
+    (r"toomanyrequests|: 429 ", "the registry takes no more requests at the moment", "wait, or log in: skopeo login"),
 )  # fmt: skip
 
 

@@ -135,15 +135,17 @@ class Networks:
 
         if request.ifname != NetnsPool.TAP:
             await self._sandbox.new_tap(container.netns, request.ifname)
-        gone = trio.Event()
+        gone, scope = trio.Event(), trio.CancelScope()
         slirp: Slirp = await nursery.start(
-            _run_to_its_end, gone,
+            _run_in, scope, gone,
             partial(
                 run_slirp, options, netns_path=self._sandbox.outer_path(container.netns),
                 userns_path=self._sandbox.userns_path, ifname=request.ifname, on_event=tell, persistent_tap=True,
                 api_socket=f"{self._sandbox.run_dir}/{container.id[:12]}-{request.ifname}.sock",
             ),
         )  # fmt: skip
+
+        scope.shield = True
 
         async def detach() -> None:
             slirp.end()
@@ -257,20 +259,17 @@ class _NetworkDomain:
         return await self._sandbox.run(argv, env=env, stdin=stdin, netns=netns)
 
 
-async def _run_to_its_end(
-    gone: trio.Event, run: Callable[..., Awaitable[None]], *, task_status: trio.TaskStatus[Slirp]
+async def _run_in(
+    scope: trio.CancelScope,
+    gone: trio.Event,
+    run: Callable[..., Awaitable[None]],
+    *,
+    task_status: trio.TaskStatus[Slirp],
 ) -> None:
-    """Once started, a slirp4netns ends when its turn in the teardown has come, not when the container is cancelled."""
-    scope = trio.CancelScope()
-
-    class Started:
-        def started(self, slirp: Slirp) -> None:
-            scope.shield = True
-            task_status.started(slirp)
-
+    """`scope` is shielded once `run` has started: it ends in its turn of the teardown, not when all is cancelled."""
     try:
         with scope:
-            await run(task_status=Started())
+            await run(task_status=task_status)
     finally:
         gone.set()
 

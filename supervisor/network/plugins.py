@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Protocol
@@ -22,6 +21,7 @@ from netconf.result import Result, convert_result, parse_result, parse_versions
 from netconf.versions import CURRENT, agreed_version, needs_probe, supports
 from supervisor.errors import PluginError
 from supervisor.network.turns import Turns
+from supervisor.sandbox.sandbox import PACKAGES
 
 DEADLINE_SECONDS = 60.0
 
@@ -327,7 +327,8 @@ def default_cni_path(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Where plugins are searched: CNI_PATH, else beside this installation, then where distributions put them."""
     if configured := tuple(part for part in environ.get("CNI_PATH", "").split(":") if part):
         return configured
-    return os.path.join(sys.prefix, "lib", "cni"), "/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"
+    own = f"{PACKAGES.rpartition('/lib/')[0]}/lib/cni"  # sys.prefix knows of no venv without `site`
+    return own, "/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"
 
 
 async def _try_each(

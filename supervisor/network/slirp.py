@@ -348,9 +348,10 @@ class Slirp:
                 os.close(ready_w)  # only the child's copy is left: its death reads as EOF
             try:
                 await self._wait_ready(process, ready_r)
-            except BaseException:
+            except BaseException as exc:
                 await process.end()
-                if self._configured or not self._persistent_tap or "File exists" not in process.stderr():
+                died = isinstance(exc, SlirpError) and "File exists" in exc.message
+                if not died or self._configured or not self._persistent_tap:
                     raise
                 # One before it died after it had configured the tap, which stays.
                 self._configured = True

@@ -6,6 +6,7 @@ what `delete` would remove lies in the sandbox's run directory (runc, which make
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ class Runtime:
         self.program = program
         self.name = os.path.basename(program)
         self._sandbox = sandbox
+        self._numbers = itertools.count(1)
         self._root = f"{sandbox.run_dir}/runtime"
         self._environment = {"PATH": DEFAULT_PATH, "XDG_RUNTIME_DIR": self._root}
         # We set no limits through the runtime: cgroups are runtime/cgroups.py's, or none can be written at all.
@@ -111,13 +113,16 @@ class Runtime:
     async def _spawn_with_terminal(
         self, argv: list[str], directory: str, container: str
     ) -> tuple[Process, int | None]:
-        listener = await self._sandbox.listen(f"{directory}/tty.sock")
+        # not in `directory`: a socket's path has 107 bytes at most (unix(7)), and an id alone takes 64
+        path = f"{self._sandbox.run_dir}/tty/{next(self._numbers)}"
+        listener = await self._sandbox.listen(path)
         try:
-            argv += ["--console-socket", f"{directory}/tty.sock", container]
+            argv += ["--console-socket", path, container]
             runner = await self._sandbox.spawn(argv, env=self._environment, cwd=directory)
             return runner, await receive_terminal(listener, runner)
         finally:
             listener.close()
+            await self._sandbox.remove_tree(path)
 
     async def _failure(self, log: str, command: str, status: int) -> RuntimeFailed:
         try:

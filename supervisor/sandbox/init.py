@@ -80,7 +80,7 @@ def _prepare_mounts(run_dir: str) -> None:
             "mount /proc: the /proc here is covered in part: run the outer container with --privileged",
         ) from None
     syscalls.mount("tmpfs", run_dir, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0700")
-    for name in ("netns", "containers", "runtime", "cni", "leases"):
+    for name in ("netns", "containers", "runtime", "cni", "leases", "tty"):
         os.mkdir(f"{run_dir}/{name}", 0o700)
     if os.path.isdir("/sys/fs/cgroup/unified"):
         # crun refuses hybrid hosts whose cgroup2 has controllers; without a cgroup2 to see it takes them for v1

@@ -6,6 +6,7 @@ import itertools
 import marshal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -45,10 +46,21 @@ class Channel:
         self._waiting: dict[int, tuple[trio.Event, list[tuple[Reply, list[int]]]]] = {}
         self._on_exit = on_exit
         self.gone = trio.Event()
+        self.init_pid: int | None = None  # as seen from here, once its starter has told it
+
+    def end(self) -> None:
+        """init reads the end of its socket and exits, and with it all that is in the sandbox."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """init reads the end of its socket and exits, and with it all that is in the sandbox."""
         self._socket.close()
+
+    async def drain(self) -> None:
+        """Read what is still unread, to the end; only after `end`."""
+        with trio.move_on_after(1):
+            while (message := await self.receive()) is not None:
+                close_all(message[1])
 
     async def receive(self) -> tuple[Reply, list[int]] | None:
         """One message with its descriptors; None at the end."""
@@ -60,7 +72,9 @@ class Channel:
             return None
         if not data:
             return None
-        return _decode(data), take_descriptors(ancillary, flags)
+        reply = _decode(data)
+        self.init_pid = reply.init or self.init_pid
+        return reply, take_descriptors(ancillary, flags)
 
     async def receive_forever(self) -> None:
         """Hand out what init says until it is gone; then every waiting request fails."""

@@ -290,18 +290,18 @@ async def open_sandbox(run_dir: str, *, rootless: bool) -> AsyncIterator[Sandbox
         raise
     finally:
         init_end.close()
-    init_pid: int | None = None
     try:
         try:
             with trio.fail_after(READY_SECONDS):
-                init_pid = await _handshake(channel, starter.pid)
+                await _handshake(channel, starter.pid)
         except trio.TooSlowError:
             raise SandboxError(f"sandbox: not ready after {READY_SECONDS} s") from None
         except SandboxError as exc:
             for line in read_capture(stderr).decode(errors="replace").splitlines():
                 exc.add_note(f"init: {line}")
             raise
-        sandbox = Sandbox(channel, init_pid, run_dir, rootless=rootless)
+        assert channel.init_pid is not None
+        sandbox = Sandbox(channel, channel.init_pid, run_dir, rootless=rootless)
         # shielded: while those in the block clean up, init must still be heard
         listening = trio.CancelScope(shield=True)
         async with trio.open_nursery() as nursery:
@@ -311,12 +311,15 @@ async def open_sandbox(run_dir: str, *, rootless: bool) -> AsyncIterator[Sandbox
             finally:
                 listening.cancel()
     finally:
-        channel.close()
+        channel.end()
         os.close(stderr)
         with trio.CancelScope(shield=True):
             await _reap(starter.pid, starter)
-            if init_pid is not None:
-                await _reap(init_pid, None)
+            if channel.init_pid is None:  # cancelled before its starter's message was read
+                await channel.drain()
+            if channel.init_pid is not None:
+                await _reap(channel.init_pid, None)
+        channel.close()
         if sandbox is not None:
             sandbox.on_gone()
 
@@ -339,9 +342,8 @@ def _start(init_end: socket.socket, run_dir: str, stderr: int, *, rootless: bool
     )  # fmt: skip
 
 
-async def _handshake(channel: Channel, starter_pid: int) -> int:
-    """Follow init through its stages; its pid, as seen from here, once it serves."""
-    init_pid: int | None = None
+async def _handshake(channel: Channel, starter_pid: int) -> None:
+    """Follow init through its stages until it serves and its pid is known."""
     is_ready = False  # said by init itself, and its pid by its parent: either may be faster
     while (message := await channel.receive()) is not None:
         reply, descriptors = message
@@ -351,10 +353,9 @@ async def _handshake(channel: Channel, starter_pid: int) -> int:
         if reply.unshared is not None:
             await write_maps(starter_pid)
             await channel.send(b"mapped")
-        init_pid = reply.init or init_pid
         is_ready = is_ready or bool(reply.ready)
-        if is_ready and init_pid is not None:
-            return init_pid
+        if is_ready and channel.init_pid is not None:
+            return
     raise SandboxError("sandbox: its init died before it was ready")
 
 

@@ -1,0 +1,1 @@
+"""Stories cancelled at every step: whatever the moment, nothing is left."""

@@ -1,0 +1,235 @@
+"""The contract: every command asks what the service understands, and shows the answer as people expect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctnr import requests
+from ctnr.cli.main import ALIASES, COMMANDS, find_command
+
+from .conftest import ID, IMAGE, KINDS, Ctnr
+
+LINES: dict[str, tuple[str, type[Any] | None]] = {
+    "run": ("run --rm -i demo sh -c true", requests.Run),
+    "create": ("create --name web demo", requests.Run),
+    "exec": ("exec -i -e A=1 -w / -u root web cat", requests.ExecIn),
+    "ps": ("ps -a", requests.Ps),
+    "attach": ("attach --no-stdin web", requests.Attach),
+    "logs": ("logs -f --tail 5 --since 10m --until 2026-01-31T12:00:00 web", requests.Logs),
+    "inspect": ("inspect web db", requests.Inspect),
+    "start": ("start web", requests.Start),
+    "stop": ("stop -t 1m30s web", requests.Stop),
+    "kill": ("kill -s TERM web", requests.Kill),
+    "wait": ("wait web db", requests.Wait),
+    "rm": ("rm -f web", requests.Remove),
+    "pull": ("pull --platform linux/arm64 docker://alpine", requests.Pull),
+    "images": ("images", requests.Images),
+    "rmi": ("rmi -f demo", requests.ImageRemove),
+    "image list": ("image list", requests.Images),
+    "image import": (
+        "image import --cmd sh -e A=1 -l a=b -u root -w / . demo",
+        requests.ImageImport,
+    ),
+    "image export": ("image export demo oci:out:latest", requests.ImageExport),
+    "image tag": ("image tag demo other", requests.ImageTag),
+    "image untag": ("image untag other", requests.ImageUntag),
+    "image rm": ("image rm demo", requests.ImageRemove),
+    "image gc": ("image gc --all", requests.ImageGc),
+    "image cat-config": ("image cat-config demo", requests.ImageConfig),
+    "image inspect": ("image inspect demo", requests.ImageConfig),
+    "bundle list": ("bundle list", requests.BundleList),
+    "bundle create": ("bundle create -b work demo", requests.Run),
+    "bundle run": ("bundle run -i work sh", requests.Run),
+    "bundle delete": ("bundle delete -f work", requests.BundleDelete),
+    "bundle gc": ("bundle gc", requests.BundleGc),
+    "info": ("info", requests.Info),
+    "version": ("version", None),
+    "supervisor status": ("supervisor status", requests.ServiceStatus),
+    "supervisor stop": ("supervisor stop --force", requests.ServiceStop),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_understood(ctnr: Ctnr, command: str) -> None:
+    line, kind = LINES[command]
+    status = ctnr(*line.split())
+    assert status == {"run": 7, "bundle run": 7, "exec": 3, "attach": 4}.get(command, 0), ctnr.err
+    assert "ctnr:" not in ctnr.err
+    assert [type(request) for request in ctnr.service.asked] == ([kind] if kind else [])
+
+
+def test_every_request_is_asked_by_some_command() -> None:
+    assert {kind for _, kind in LINES.values()} - {None} == set(KINDS)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *ALIASES])
+def test_every_command_explains_itself(ctnr: Ctnr, command: str) -> None:
+    assert ctnr(*command.split(), "--help") == 0
+    assert ctnr.out.startswith(f"Usage: ctnr {ALIASES.get(command, command)}")
+    assert ctnr.service.asked == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_are_told_apart(command: str) -> None:
+    found, _ = find_command(command.split())
+    names = [name for option in found.options for name in (option.name, *option.aliases)]
+    letters = [option.short for option in found.options if option.short]
+    assert len(names) == len(set(names))
+    assert len(letters) == len(set(letters))
+    assert found.name == command
+
+
+def test_descriptors_ride_along(ctnr: Ctnr) -> None:
+    for line, count in (("run demo", 3), ("exec web true", 3), ("image import - demo", 3), ("ps", 0)):
+        ctnr(*line.split())
+        assert ctnr.service.descriptors[-1] == count, line
+    assert ctnr.service.asked[2].source is None
+
+
+def test_detached_prints_the_id(ctnr: Ctnr, tmp_path: Path) -> None:
+    assert ctnr("run", "-d", f"--cidfile={tmp_path}/id", "demo") == 0
+    assert ctnr.out == f"{ID}\n"
+    assert (tmp_path / "id").read_text() == ID
+    assert ctnr("run", "-d", f"--cidfile={tmp_path}/id", "demo") == 125
+    assert len(ctnr.service.asked) == 1
+
+
+def test_ps(ctnr: Ctnr) -> None:
+    ctnr("ps")
+    heading, row = ctnr.out.splitlines()
+    assert heading.split("  ")[0] == "CONTAINER ID"
+    for shown in (ID[:12], "demo", "sh -c sleep 1000", "Up ", "slirp", "0.0.0.0:8080->80/tcp", "web"):
+        assert shown in row
+    ctnr("ps", "-q")
+    assert ctnr.out == f"{ID[:12]}\n"
+    ctnr("ps", "--format", "table {{.ID}}\\t{{.Names}}")
+    assert ctnr.out == f"ID             NAMES\n{ID[:12]}   web\n"
+    ctnr("ps", "--no-trunc", "--format", "{{.ID}} {{.State}}")
+    assert ctnr.out == f"{ID} running\n"
+    ctnr("ps", "--filter", "label=tier=back")
+    assert len(ctnr.out.splitlines()) == 1
+
+
+def test_stopped_is_shown_as_exited(ctnr: Ctnr) -> None:
+    row = ctnr.service.answers["ps"][0]["value"][0]
+    ctnr.service.answers["ps"][0]["value"] = [{**row, "state": "stopped", "finished": 3.0, "status": 9}]
+    ctnr("ps", "--filter", "status=exited", "--format", "{{.State}}: {{.Status}}")
+    assert ctnr.asked.all is True
+    assert ctnr.out.startswith("exited: Exited (9) ")
+
+
+def test_images(ctnr: Ctnr) -> None:
+    ctnr("images")
+    assert ctnr.out.splitlines()[1].split()[:3] == ["localhost/demo", "latest", IMAGE["id"][:12]]
+    assert "1.23 MB" in ctnr.out
+    ctnr("images", "-q", "--no-trunc")
+    assert ctnr.out == f"{IMAGE['id']}\n"
+    ctnr("images", "alpine", "-q")
+    assert ctnr.out == ""
+    for wanted in ("demo", "demo:latest", "localhost/demo"):
+        ctnr("images", "-q", wanted)
+        assert ctnr.out == f"{IMAGE['id'][:12]}\n", wanted
+
+
+def test_logs_go_where_they_came_from(ctnr: Ctnr) -> None:
+    ctnr("logs", "-t", "web")
+    assert (ctnr.out, ctnr.err) == (
+        "1970-01-01T00:00:00.500000Z out\n",
+        "1970-01-01T00:00:01.000000Z err\n",
+    )
+
+
+def test_names_and_statuses_are_printed(ctnr: Ctnr) -> None:
+    ctnr("stop", "web", "db")
+    assert ctnr.out == "web\ndb\n"
+    ctnr("wait", "web", "db")
+    assert ctnr.out == "0\n137\n"
+    ctnr("rm", "--all")
+    assert ctnr.out == f"{ID}\n"
+    assert ctnr.asked.containers == (ID,)
+
+
+def test_info_names_the_cure(ctnr: Ctnr) -> None:
+    ctnr("info")
+    assert ctnr.out.splitlines() == [
+        "no  skopeo  missing",
+        "            cure: install it",
+        "",
+        "cgroups: v2",
+    ]
+
+
+def test_errors_take_one_line_and_their_status(ctnr: Ctnr) -> None:
+    error = {
+        "event": "error",
+        "message": "no such\nthing",
+        "cure": "make one",
+        "status": 127,
+        "traceback": "deep",
+    }
+    ctnr.service.answers["run"] = [error]
+    assert ctnr("run", "demo") == 127
+    assert ctnr.err == "ctnr: no such thing; make one\n"
+    assert ctnr("--debug", "run", "demo") == 127
+    assert ctnr.err.endswith("make one\ndeep\n")
+
+
+def test_quiet_swallows_messages_not_warnings(ctnr: Ctnr) -> None:
+    said = [
+        {"event": "message", "text": "layer: unpacking"},
+        {"event": "progress", "id": "layer", "what": "downloading", "done": 1, "total": 2},
+        {"event": "warning", "text": "old image"},
+    ]
+    ctnr.service.answers["pull"][:0] = said
+    ctnr("pull", "demo")
+    assert "layer: unpacking\n" in ctnr.err
+    for line in (("pull", "-q", "demo"), ("--quiet", "pull", "demo")):
+        ctnr(*line)
+        assert ctnr.err == "ctnr: warning: old image\n"
+        assert ctnr.out == f"{IMAGE['id']}\n"
+
+
+def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
+    ctnr.service.answers["ps"] = []
+    assert ctnr("ps") == 125
+    assert "the service ended before it answered" in ctnr.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("runn", "unknown command runn; did you mean run?"),
+        ("image frob", "unknown command image frob"),
+        ("--nonsense", "unknown flag --nonsense; see ctnr --help"),
+        ("run --detatch demo", "unknown flag --detatch; did you mean --detach?"),
+        ("run -rm demo", "did you mean --rm?"),
+        ("run", "run needs an image"),
+        ("exec web", "exec needs CONTAINER COMMAND"),
+        ("images a b", "too many arguments: b"),
+        ("run --shm-size=big demo", "--shm-size=big: a size such as 64m is expected"),
+        ("run --pull=sometimes demo", "one of missing, always, never, newer is expected"),
+        ("run --tty=perhaps demo", "true or false is expected"),
+        ("run --network=a,,b demo", "an empty name"),
+        ("run -e =x demo", "the name is missing"),
+        ("run --env-file=/nonexistent demo", "read /nonexistent: No such file or directory"),
+        ("run --seccomp=/nonexistent demo", "--seccomp=/nonexistent: no such file"),
+        ("run --detach-keys=ctrl-P-Q -ti demo", "is no key"),
+        ("run --add-host=a demo", "NAME:IP or NAME=IP is expected"),
+        ("image import .", "image import needs a name"),
+        ("image export demo out", "out: not a destination"),
+        ("stop --all web", "takes no names"),
+        ("logs --since=yesterday web", "not a moment"),
+        ("ps --filter=colour=red", "--filter=colour=red: not known"),
+        ("ps --format={{.Nmaes}}", "did you mean .Names?"),
+        ("ps --format={{.Names", "{{ without }}"),
+        ("bundle create demo", "bundle create needs a name"),
+    ],
+)
+def test_bad_lines_are_told_in_one(ctnr: Ctnr, words: str, said: str) -> None:
+    assert ctnr(*words.split(" ")) == 125
+    assert said in ctnr.err
+    assert ctnr.err.count("\n") == 1
+    assert "run" not in [request.__struct_config__.tag for request in ctnr.service.asked]

@@ -6,7 +6,7 @@ MADE = $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypo
 	$(shell find . -name __pycache__ -type d -prune -not -path "./$(VENV)/*")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check format clean
+.PHONY: help demo test bench dist check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -22,6 +22,10 @@ test: ## all tests, as root and as an unprivileged user, in a machine of their o
 bench: ## ctnr and rootless podman in pairs; writes docs/benchmarks.md
 	@.ci/setup bench
 	@.ci/as-root $(PYTHON) -m tests.bench $(ARGS)
+
+dist: ## one tree to be mounted or copied at /usr/local of any root filesystem
+	@.ci/setup dist
+	@$(PYTHON) .ci/dist $(ARGS)
 
 check: ## the quick half: format, ruff, mypy --strict, unit and house tests
 	@.ci/setup check

@@ -13,7 +13,7 @@ import msgspec
 
 from ctnr import __version__, requests
 from ctnr.bundles import defaults
-from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
+from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, resolv_conf, wishes_of
 from ctnr.bundles.image import ImageConfig, load_image_config
 from ctnr.bundles.mounts import MountPlan, plan_mounts
 from ctnr.bundles.process import (
@@ -29,11 +29,11 @@ from ctnr.bundles.store import Bundle, BundleStore, new_file
 from ctnr.bundles.users import ResolvedUser, UserFiles, read_user_files, resolve_user
 from ctnr.images.progress import Report
 from ctnr.images.store import Image, ImageStore
+from ctnr.networks import Chosen, choose_networks
 from ctnr.records import Record, Records
-from netconf import NetworkList, load_network, search_path
+from netconf import search_path
 from supervisor.container import Built, Container, ContainerSpec, Overlay, Prepared, State
 from supervisor.errors import CommandNotExecutable, CommandNotFound, NotFound, SupervisorError, WrongState
-from supervisor.network.attach import number_interfaces
 from supervisor.network.ports import parse_all_ports
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
@@ -164,16 +164,20 @@ class Engine:
             wishes, config.config.volumes or (), volume_root=f"{self.store_dir}/volumes", anonymous_root=bundle.volumes,
             rootless=rootless, recursive_ro=RECURSIVE_RO,
         )  # fmt: skip
-        networks, host_network = self._networks(request)
+        chosen = self._networks(request)
+        shares = self.running(self.records.get(chosen.container)) if chosen.container is not None else None
         signal = request.stop_signal or config.config.stop_signal or "TERM"
         return ContainerSpec(
             id=record.id,
             name=record.name,
             rootfs=Overlay(lower=tuple(reversed(image.layer_paths)), upper=bundle.upper, work=bundle.work),
             build=partial(self._build, record, config, plan, fresh=not os.path.exists(bundle.upper)),
-            networks=number_interfaces(networks),
-            ports=parse_all_ports(request.publish),
-            host_network=host_network,
+            networks=chosen.requests,
+            ports=() if chosen.host else parse_all_ports(request.publish),
+            aliases=(record.id[:12], *((request.hostname,) if request.hostname else ()), *request.aliases),
+            host_network=chosen.host or (shares is not None and shares.netns is None),
+            shares=shares if shares is not None and shares.netns is not None else None,
+            netns_path=chosen.path,
             stdio=stdio,
             log_path=self.records.log_path(record) if background and not stdio.tty else None,
             keep_stdin=request.interactive,
@@ -495,19 +499,18 @@ class Engine:
 
     # Networks
 
-    def _networks(self, request: requests.Run) -> tuple[Sequence[NetworkList], bool]:
-        """The networks that a request names, and whether it is the host's. Raises: NetconfError, SupervisorError."""
-        names = request.networks
-        if names is None:
-            names = ("default",) if self.supervisor.privileged and not request.rootless else ("slirp",)
-        alone = [name for name in names if name in ("none", "host")]
-        if alone and len(names) > 1:
-            raise SupervisorError(f"network {alone[0]} can't be combined with others", cure="name it alone")
-        if alone:
-            return (), alone[0] == "host"
+    def _networks(self, request: requests.Run) -> Chosen:
+        """What a request's networks come to. Raises: NetconfError, SupervisorError."""
         environ = _environment(request.environ)
-        directories = search_path(environ, environ.get("HOME"))
-        return [load_network(name, directories) for name in names], False
+        default = "default" if self.supervisor.privileged and not request.rootless else "slirp"
+        return choose_networks(request, default, search_path(environ, environ.get("HOME")))
+
+    async def rewrite_name_servers(self, record: Record, container: Container) -> None:
+        """Its networks have changed: its resolv.conf, a file that is mounted, gets another content."""
+        content = resolv_conf(record.request, container.attachments, private=True)
+        if content is not None:
+            path = f"{container.directory}/resolv.conf"
+            await container.sandbox.write_files({path: (0o644, content)})
 
     # The service
 

@@ -15,6 +15,7 @@ from ctnr import requests
 from ctnr.bundles.process import parse_signal
 from ctnr.engine import Engine
 from ctnr.info import describe_host
+from ctnr.network_handlers import build_table as network_table
 from ctnr.progress import reporting
 from supervisor.container import Container, State
 from supervisor.errors import SupervisorError, WrongState
@@ -37,7 +38,7 @@ def build_handlers(engine: Engine) -> Mapping[type[msgspec.Struct], Handler]:
         requests.BundleList: bundle_list, requests.BundleDelete: bundle_delete, requests.BundleGc: bundle_gc,
         requests.Info: info, requests.ServiceStatus: service_status, requests.ServiceStop: service_stop,
     }  # fmt: skip
-    return {kind: partial(handler, engine) for kind, handler in table.items()}
+    return {kind: partial(handler, engine) for kind, handler in {**table, **network_table()}.items()}
 
 
 # Running
@@ -51,6 +52,7 @@ async def run(engine: Engine, request: requests.Run, connection: Connection) -> 
             record = await engine.create(request, report)
         if not request.start:
             return {"container": record.id, "name": record.name}
+        await _announce(request, connection)
         try:
             container = await engine.start(record, _stdio(request, descriptors))
         except BaseException:
@@ -73,6 +75,12 @@ async def run(engine: Engine, request: requests.Run, connection: Connection) -> 
     return Exited(await container.wait())
 
 
+async def _announce(request: requests.Run | requests.ExecIn, connection: Connection) -> None:
+    """From here a signal is meant for the program; one that comes before it has started is kept for it."""
+    if not request.tty and not request.detach:
+        await connection.send("starting")
+
+
 async def _accompany(engine: Engine, container: Container, connection: Connection) -> bool:
     """Until a foreground container is gone, or its client detaches (True)."""
     detached = trio.Event()
@@ -83,9 +91,9 @@ async def _accompany(engine: Engine, container: Container, connection: Connectio
         elif said.op == "signal" and container.state is State.RUNNING:
             await container.signal(said.signal)
 
-    connection.on_control = control
     terminal = (container.terminal,) if container.terminal is not None else ()
     await connection.send("started", terminal, container=container.id, name=container.name)
+    await connection.handle_controls(control)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_then_cancel, detached.wait, nursery.cancel_scope)
         await container.wait_gone()
@@ -124,6 +132,7 @@ async def exec_in(engine: Engine, request: requests.ExecIn, connection: Connecti
     """One more program in a running container; it ends with its client unless detached."""
     descriptors = connection.take_descriptors()
     try:
+        await _announce(request, connection)
         started = await engine.exec(request, _stdio(request, descriptors))
     finally:
         close_all(descriptors)
@@ -151,9 +160,9 @@ async def _accompany_exec(started: Started, connection: Connection, container: s
         elif said.op == "signal":
             await process.signal(said.signal)
 
-    connection.on_control = control
     terminal = (started.terminal,) if started.terminal is not None else ()
     await connection.send("started", terminal, container=container, name=container)
+    await connection.handle_controls(control)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_then_cancel, detached.wait, nursery.cancel_scope)
         await process.wait()
@@ -183,11 +192,11 @@ async def attach(engine: Engine, request: requests.Attach, connection: Connectio
         elif said.op == "signal" and container.state is State.RUNNING:
             await container.signal(said.signal)
 
-    connection.on_control = control
     try:
         await connection.send(
             "started", tuple(ends), container=container.id, name=container.name, tty=container.spec.stdio.tty
         )
+        await connection.handle_controls(control)
     finally:
         os.close(output)
     async with trio.open_nursery() as nursery:

@@ -34,6 +34,9 @@ class Run(Request, tag="run"):
     rootless: bool = False
     networks: tuple[str, ...] | None = None
     publish: tuple[str, ...] = ()
+    ip: str | None = None  # on the one network
+    mac: str | None = None
+    aliases: tuple[str, ...] = ()  # further names on all networks
     volumes: tuple[str, ...] = ()  # SRC:DST[:OPTIONS], as with -v; SRC absolute or a volume name
     mounts: tuple[str, ...] = ()  # type=bind,source=…,target=…
     tmpfs: tuple[str, ...] = ()  # DST[:OPTIONS]
@@ -217,3 +220,75 @@ class Attach(Request, tag="attach"):
     container: str
     terminal: Terminal | None = None
     stdin: bool = True
+
+
+class PortList(Request, tag="port-list"):
+    """The published ports of a container that runs."""
+
+    container: str
+
+
+class PortAdd(Request, tag="port-add"):
+    """Publish more ports of a container that runs."""
+
+    container: str
+    specs: tuple[str, ...]  # as with -p
+
+
+class PortRemove(Request, tag="port-rm"):
+    container: str
+    specs: tuple[str, ...]
+
+
+class NetList(Request, tag="net-list"):
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class NetInspect(Request, tag="net-inspect"):
+    names: tuple[str, ...]
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class NetCreate(Request, tag="net-create"):
+    name: str
+    driver: str = "bridge"
+    subnet: str | None = None  # None: a free one
+    gateway: str | None = None
+    mtu: int | None = None
+    internal: bool = False
+    options: tuple[str, ...] = ()  # KEY=VALUE, the driver's
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class NetRemove(Request, tag="net-rm"):
+    names: tuple[str, ...]
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class NetPrune(Request, tag="net-prune"):
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class NetCheck(Request, tag="net-check"):
+    names: tuple[str, ...] = ()  # none: all of them, and every file
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class NetShow(Request, tag="net-show"):
+    all: bool = False  # also those that nobody is on
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class NetConnect(Request, tag="net-connect"):
+    network: str  # NAME[:OPTION=VALUE,…]
+    container: str
+    ip: str | None = None
+    mac: str | None = None
+    aliases: tuple[str, ...] = ()
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class NetDisconnect(Request, tag="net-disconnect"):
+    network: str
+    container: str
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH

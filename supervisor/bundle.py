@@ -13,6 +13,7 @@ from netconf import NetworkList
 from supervisor.container import Built, ContainerSpec, Prepared
 from supervisor.errors import RuntimeFailed
 from supervisor.network.attach import number_interfaces
+from supervisor.network.ports import PortMapping
 from supervisor.runtime.stdio import Stdio
 
 
@@ -22,6 +23,7 @@ def open_bundle(
     name: str | None = None,
     args: Sequence[str] | None = None,
     networks: Sequence[NetworkList] = (),
+    ports: Sequence[PortMapping] = (),
     stdio: Stdio | None = None,
     log_path: str | None = None,
 ) -> ContainerSpec:
@@ -62,6 +64,7 @@ def open_bundle(
         rootfs=rootfs,
         build=build,
         networks=number_interfaces(networks),
+        ports=tuple(ports),
         stdio=stdio,
         log_path=log_path,
     )

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import signal as signals
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
 
-from supervisor.errors import WrongState
+from netconf import NetworkList
+from supervisor.errors import AttachmentError, WrongState
 from supervisor.groups import single_error
 from supervisor.network.attach import Attachment, NetworkRequest, uses_slirp_first
+from supervisor.network.netlink import Netlink
+from supervisor.network.netns import open_netns
 from supervisor.network.ports import PortMapping
 from supervisor.runtime.logs import LogWriter
 from supervisor.runtime.oci import Started
@@ -83,7 +87,10 @@ class ContainerSpec:
     build: Callable[[Prepared], Awaitable[Built]]
     networks: tuple[NetworkRequest, ...] = ()
     ports: tuple[PortMapping, ...] = ()  # published by the first of the networks
+    aliases: tuple[str, ...] = ()  # further names on all of the networks
     host_network: bool = False
+    shares: Container | None = None  # whose network namespace it is to have
+    netns_path: str | None = None  # or that of this file on the host
     stdio: Stdio = NO_STDIO
     log_path: str | None = None  # background containers: stdout and stderr go there
     keep_stdin: bool = False  # background containers: stdin stays open for `attach`
@@ -120,6 +127,9 @@ class Container:
         self._exec_numbers = 0
         self._drains: list[trio.Event] = []
         self._nursery: trio.Nursery | None = None
+        self._changing = trio.Lock()  # of its networks
+        self._no_more_changes = False
+        self._connected: list[Teardown] = []  # what came while it ran
 
     # The task
 
@@ -175,16 +185,12 @@ class Container:
             teardown.push("unmount the root filesystem", partial(sandbox.unmount, self.rootfs))
             await sandbox.mount_overlay(spec.rootfs.lower, spec.rootfs.upper, spec.rootfs.work, self.rootfs)
         if not spec.host_network:
-            self.netns = await realm.netns_pool.take(tap=uses_slirp_first(spec.networks))
-            teardown.push("remove the network namespace", partial(sandbox.delete_netns, self.netns))
-            self.attachments = await realm.networks.attach(
-                self, spec.networks, spec.ports, teardown, self._nursery
-            )
+            await self._set_up_networks(teardown)
         prepared = Prepared(
             rootfs=self.rootfs,
             directory=self.directory,
             netns=self.netns,
-            attachments=self.attachments,
+            attachments=self.attachments if spec.shares is None else spec.shares.attachments,
             realm=realm,
         )
         built = await spec.build(prepared)
@@ -198,6 +204,25 @@ class Container:
             set_size(self.terminal, spec.stdio.rows, spec.stdio.columns)
         self.started_at, self.state = time.time(), State.RUNNING
         return started
+
+    async def _set_up_networks(self, teardown: Teardown) -> None:
+        spec, realm, sandbox = self.spec, self._realm, self._realm.sandbox
+        assert self._nursery is not None
+        if spec.shares is not None:
+            self.netns = spec.shares.netns_for(realm)
+            return
+        if spec.netns_path is not None:
+            self.netns = f"{sandbox.run_dir}/netns/of-{self.id[:12]}"
+            with open_netns(spec.netns_path) as descriptor:
+                teardown.push("let go of the network namespace", partial(sandbox.delete_netns, self.netns))
+                await sandbox.pin_netns(descriptor, self.netns)
+            return
+        self.netns = await realm.netns_pool.take(tap=uses_slirp_first(spec.networks))
+        teardown.push("remove the network namespace", partial(sandbox.delete_netns, self.netns))
+        self.attachments = await realm.networks.attach(
+            self, spec.networks, spec.ports, teardown, self._nursery
+        )
+        teardown.push("end its changes of networks", self._end_changes)
 
     async def _live(self, started: Started) -> None:
         """Until its first process ends."""
@@ -262,6 +287,86 @@ class Container:
             if descriptor is not None:
                 os.close(descriptor)
         self.terminal = self.stdin = None
+
+    # Networks while it runs
+
+    def netns_for(self, realm: Realm) -> str:
+        """Its network namespace for another container. Raises: WrongState, AttachmentError."""
+        if self.state is not State.RUNNING:
+            raise WrongState(f"container {self.name} is not running", cure=f"ctnr start {self.name}")
+        if self.netns is None or realm is not self._realm:
+            raise AttachmentError(
+                f"the network namespace of container {self.name} belongs to another user namespace",
+                cure="run both with --rootless, or both without",
+            )
+        return self.netns
+
+    async def connect(self, network: NetworkList, **wishes: Any) -> Attachment:
+        """Attach one more network, as the next cniN; `wishes` are fields of NetworkRequest.
+
+        Raises: WrongState, AttachmentError, NetconfError; nothing has changed then.
+        """
+        async with self._changing:
+            self._check_changeable()
+            if any(one.network.name == network.name for one in self.attachments):
+                raise AttachmentError(f"container {self.name} is on network {network.name} already")
+            taken = [int(one.ifname.removeprefix("cni")) for one in self.attachments]
+            request = NetworkRequest(network=network, ifname=f"cni{max(taken, default=-1) + 1}", **wishes)
+            added = Teardown()
+            self._connected.append(added)
+            assert self._nursery is not None
+            try:
+                attached = await self._realm.networks.attach(self, (request,), (), added, self._nursery)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await added.run()
+                raise
+            self.attachments += attached
+            return attached[0]
+
+    async def disconnect(self, network: str) -> None:
+        """Take one of its networks away, with the ports that it publishes. Raises: WrongState, AttachmentError."""
+        async with self._changing:
+            self._check_changeable()
+            found = next((one for one in self.attachments if one.network.name == network), None)
+            if found is None:
+                raise AttachmentError(
+                    f"container {self.name} is not on network {network}",
+                    cure=f"it is on: {', '.join(one.network.name for one in self.attachments) or 'none'}",
+                )
+            with trio.CancelScope(shield=True):
+                self.attachments = tuple(one for one in self.attachments if one is not found)
+                await found.teardown.run()
+                if found.slirp is not None:
+                    await self._realm.networks.remove_tap(self.netns, found.ifname)
+
+    async def check(self, attachment: Attachment) -> None:
+        """CNI's CHECK, or whether slirp4netns runs. Raises: AttachmentError (PluginError)."""
+        await self._realm.networks.check(self.id, attachment)
+
+    async def count_bytes(self) -> dict[str, tuple[int, int]]:
+        """Received and sent, by interface of its network namespace. Raises: NetlinkFailed, OSError."""
+        sock = await self.sandbox.open_socket(
+            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, netns=self.netns
+        )
+        with Netlink(sock) as netlink:
+            return {link.name: (link.received_bytes, link.sent_bytes) for link in await netlink.links()}
+
+    def _check_changeable(self) -> None:
+        if self.state is not State.RUNNING or self._no_more_changes:
+            raise WrongState(f"container {self.name} is not running", cure=f"ctnr start {self.name}")
+        if self.netns is None or self.spec.shares is not None or self.spec.netns_path is not None:
+            raise AttachmentError(
+                f"container {self.name} has no network namespace of its own",
+                cure="choose its networks when it is started",
+            )
+
+    async def _end_changes(self) -> None:
+        """Wait for a change under way, allow none after it, and undo those that were made."""
+        self._no_more_changes = True
+        async with self._changing:
+            while self._connected:
+                await self._connected.pop().run()
 
     # What others ask of it
 

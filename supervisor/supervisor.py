@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 import trio
 
+from netconf import NetworkList
 from supervisor.container import Container, ContainerSpec
 from supervisor.errors import NameInUse, NotFound, SandboxError
 from supervisor.groups import bare_errors, single_error
@@ -130,6 +131,12 @@ class Supervisor:
                 f"no running container has the name or id {name_or_id}", cure="ctnr ps -a lists them"
             )
         return container
+
+    async def forget_network(self, network: NetworkList) -> None:
+        """A network has been removed: so is what is left of it. Raises: SandboxError, NetlinkFailed, OSError."""
+        for realm in list(self._realms.values()):
+            if not realm.sandbox.gone:
+                await realm.networks.forget_network(network)
 
     async def stop_all(self, grace_seconds: float | None = None) -> None:
         """Stop every container, all at the same time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -12,7 +12,13 @@ import msgspec
 from ctnr.bundles import defaults
 from ctnr.bundles.devices import build_devices
 from ctnr.bundles.errors import BundleError
-from ctnr.bundles.etc_files import build_hostname, build_hosts, build_resolv_conf, read_host_resolv_conf
+from ctnr.bundles.etc_files import (
+    ResolvConf,
+    build_hostname,
+    build_hosts,
+    build_resolv_conf,
+    read_host_resolv_conf,
+)
 from ctnr.bundles.image import ImageConfig
 from ctnr.bundles.init_program import DESTINATION as INIT_DESTINATION
 from ctnr.bundles.init_program import find_init_program
@@ -40,6 +46,7 @@ from ctnr.bundles.spec import (
 from ctnr.bundles.users import ResolvedUser, check_mapped
 from ctnr.requests import Run
 from supervisor.container import Built, Prepared
+from supervisor.network.attach import Attachment
 
 RECURSIVE_RO = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (5, 12)  # mount_setattr(2)
 
@@ -148,16 +155,7 @@ def _files(run: Run, facts: Facts, prepared: Prepared) -> dict[str, tuple[str, b
             host_alias=gateway,
             base=None if private else _host_file("/etc/hosts"),
         ),
-        "/etc/resolv.conf": build_resolv_conf(
-            read_host_resolv_conf(),
-            network_servers=[server for a in attachments for server in a.nameservers],
-            network_search=[domain for a in attachments for domain in a.result.dns.search],
-            network_options=[option for a in attachments for option in a.result.dns.options],
-            private_netns=private,
-            dns=run.dns,
-            search=run.dns_search,
-            options=run.dns_options,
-        ),
+        "/etc/resolv.conf": resolv_conf(run, attachments, private=private),
         "/run/.containerenv": f'engine="ctnr"\nname="{facts.name}"\nid="{facts.container_id}"\n'.encode(),
     }
     return {
@@ -165,6 +163,35 @@ def _files(run: Run, facts: Facts, prepared: Prepared) -> dict[str, tuple[str, b
         for at, content in contents.items()
         if content is not None
     }
+
+
+def resolv_conf(run: Run, attachments: Sequence[Attachment], *, private: bool) -> bytes | None:
+    """/etc/resolv.conf; None where the image's own is to stay."""
+    host, servers = _name_servers(attachments)
+    return build_resolv_conf(
+        host,
+        network_servers=servers,
+        network_search=[domain for a in attachments for domain in a.result.dns.search],
+        network_options=[option for a in attachments for option in a.result.dns.options],
+        private_netns=private,
+        dns=run.dns,
+        search=run.dns_search,
+        options=run.dns_options,
+    )
+
+
+def _name_servers(attachments: Sequence[Attachment]) -> tuple[ResolvConf, list[str]]:
+    """Those of the host and of the networks. Where one knows the containers' names and all others, it is asked alone.
+
+    musl asks all at the same time and takes the first answer, also a no; the others ask them in order.
+    """
+    host = read_host_resolv_conf()
+    knowing = [one for one in attachments if one.knows_names]
+    if any(one.forwards_names for one in knowing):
+        host = msgspec.structs.replace(host, nameservers=())
+        return host, [server for one in knowing if one.forwards_names for server in one.nameservers]
+    rest = [one for one in attachments if not one.knows_names]
+    return host, [server for one in (*knowing, *rest) for server in one.nameservers]
 
 
 def _mounts(

@@ -22,7 +22,11 @@ import msgspec
 from ctnr.bundles import bpf
 from ctnr.bundles.errors import BundleError
 
-DEFAULT_PROFILES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
+DEFAULT_PROFILES = (
+    "/etc/containers/seccomp.json",
+    "/usr/share/containers/seccomp.json",
+    f"{__file__.rpartition('/lib/')[0]}/share/containers/seccomp.json",  # of the tree that `make dist` makes
+)
 BPF_ANNOTATION = "run.oci.seccomp_bpf_data"  # crun(1); base64 of an array of struct sock_filter
 
 _FORMAT = "1"  # of what lies in the cache; raise it when the compiler changes
@@ -272,7 +276,7 @@ def _find(choice: str | None) -> tuple[str, os.stat_result]:
             raise BundleError(f"seccomp profile {path}: {error.strerror}") from error
     if choice is None:
         raise BundleError(
-            f"no default seccomp profile: {DEFAULT_PROFILES[-1]} is missing",
+            f"no default seccomp profile: {DEFAULT_PROFILES[1]} is missing",
             cure="sudo apt-get install golang-github-containers-common, or pass --seccomp=unconfined (less safe)",
         )
     raise BundleError(

@@ -184,7 +184,7 @@ def attach(service: Service, options: Parsed) -> int:
     return run_foreground(
         service, request, tell=teller, detached=lambda event: teller.note("detached"), tty=True, interactive=stdin,
         detach_keys="ctrl-p,ctrl-q" if keys is None else keys,
-        forward_signals=options.flag("sig_proxy", default=True),
+        forward_signals=options.flag("sig_proxy", default=stdin),  # Ctrl-C of a mere watcher must not end it
     )  # fmt: skip
 
 
@@ -296,7 +296,7 @@ COMMANDS = {
         (
             Option("detach-keys", "text", 'keys that detach from it, "" for none [ctrl-p,ctrl-q]', metavar="KEYS"),
             Option("no-stdin", "flag", "only watch"),
-            Option("sig-proxy", "flag", "pass signals on to the program [true]"),
+            Option("sig-proxy", "flag", "pass signals on to the program [true, unless --no-stdin]"),
         ),
         attach, least=1, most=1,
     ),

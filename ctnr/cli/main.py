@@ -50,6 +50,18 @@ COMMANDS = {
     "bundle run": ("bundles", "run a bundle again"),
     "bundle delete": ("bundles", "delete bundles with all that was written in them"),
     "bundle gc": ("bundles", "delete bundles that have no name and no container"),
+    "port": ("ports", "show the published ports of a container"),
+    "port add": ("ports", "publish more ports of a container that runs"),
+    "port rm": ("ports", "stop publishing ports of a container that runs"),
+    "net ls": ("networks", "list networks"),
+    "net inspect": ("networks", "show all that is known about networks"),
+    "net create": ("networks", "make a network"),
+    "net rm": ("networks", "remove networks"),
+    "net prune": ("networks", "remove the networks that no container names"),
+    "net check": ("networks", "look whether networks work"),
+    "net show": ("networks", "draw networks and what is on them"),
+    "net connect": ("networks", "give a container that runs one more network"),
+    "net disconnect": ("networks", "take a network from a container that runs"),
     "info": ("system", "show the host: what is missing, and what cures it"),
     "version": ("system", "show the version"),
     "supervisor status": ("system", "show the service of this user"),
@@ -59,9 +71,12 @@ ALIASES = {
     "image ls": "image list", "image pull": "pull", "image remove": "image rm", "image delete": "image rm",
     "image prune": "image gc", "bundle ls": "bundle list", "bundle rm": "bundle delete", "bundle prune": "bundle gc",
     "container ls": "ps", "container list": "ps", "container ps": "ps", "list": "ps", "tag": "image tag",
-    "untag": "image untag",
+    "untag": "image untag", "net list": "net ls", "net remove": "net rm", "port remove": "port rm",
+    **{f"network {word}": f"net {word}" for word in
+       ("ls", "inspect", "create", "rm", "prune", "check", "show", "connect", "disconnect")},
+    "network list": "net ls", "network remove": "net rm",
 }  # fmt: skip
-GROUPS = ("image", "bundle", "supervisor", "container")
+GROUPS = ("image", "bundle", "net", "network", "supervisor", "container")
 
 
 def entry() -> None:
@@ -203,7 +218,11 @@ def _help(words: list[str], command: Command | None = None) -> int:
     if command is not None:
         write(command_help(command))
         return 0
-    titles = {"": "Commands", "image": "Images", "bundle": "Bundles", "supervisor": "Service"}
+    titles = {
+        "": "Commands", "image": "Images", "bundle": "Bundles", "port": "Ports", "net": "Networks",
+        "supervisor": "Service",
+    }  # fmt: skip
+    words = ["net" if word == "network" else word for word in words]
     grouped: dict[str, list[tuple[str, str]]] = {}
     for name, (_, summary) in COMMANDS.items():
         group, blank, _ = name.partition(" ")

@@ -23,10 +23,12 @@ STEERING = (
 )  # fmt: skip
 
 # option → field, where nothing happens to the value on its way
-_PLAIN_TEXT = ("name", "bundle", "workdir", "user", "hostname", "stop_signal", "pull", "platform")
+_PLAIN_TEXT = (
+    "name", "bundle", "workdir", "user", "hostname", "stop_signal", "pull", "platform", "ip", "mac_address:mac",
+)  # fmt: skip
 _PLAIN_LIST = (
     "publish", "tmpfs", "group_add", "dns", "dns_search", "cap_add", "cap_drop", "ulimit:ulimits", "sysctl:sysctls",
-    "annotation:annotations", "dns_option:dns_options",
+    "annotation:annotations", "dns_option:dns_options", "network_alias:aliases",
 )  # fmt: skip
 _PLAIN_FLAG = (
     "update",
@@ -55,9 +57,10 @@ def run_request(options: Parsed, image: str | None, args: list[str]) -> Event:
         key, _, field = flag.partition(":")
         if options.given(key):
             request[field or key] = options.flag(key)
-    for key in _PLAIN_TEXT:
+    for entry in _PLAIN_TEXT:
+        key, _, field = entry.partition(":")
         if options.given(key):
-            request[key] = options.text(key)
+            request[field or key] = options.text(key)
     for entry in _PLAIN_LIST:
         key, _, field = entry.partition(":")
         if options.given(key):

@@ -220,6 +220,8 @@ def run_foreground(
                 return int(event["status"])
             if kind == "result":
                 return 0
+            if kind == "starting":
+                return _wait_plain(conversation, tell, forward_signals, started)
             if kind != "started":
                 tell(event)
                 continue
@@ -230,7 +232,7 @@ def run_foreground(
 
                 terminal = Terminal(
                     received, conversation, tell, is_tty=event.get("tty", True), interactive=interactive,
-                    detach_keys=detach_keys,
+                    detach_keys=detach_keys, forward_signals=forward_signals,
                 )  # fmt: skip
                 try:
                     status = terminal.run()
@@ -259,7 +261,12 @@ def deliver(conversation: Conversation, number: int, tell: Tell, counter: list[f
         raise Interrupted(number)
 
 
-def _wait_plain(conversation: Conversation, tell: Tell, forward_signals: bool) -> int:
+def _wait_plain(
+    conversation: Conversation,
+    tell: Tell,
+    forward_signals: bool,
+    started: Callable[[Event], None] | None = None,
+) -> int:
     import select
 
     from ctnr.client.signals import FORWARDED, SignalPipe
@@ -285,7 +292,10 @@ def _wait_plain(conversation: Conversation, tell: Tell, forward_signals: bool) -
                 return int(event["status"])
             if event["event"] == "result":
                 return 0
-            tell(event)
+            if event["event"] != "started":
+                tell(event)
+            elif started is not None:
+                started(event)
     finally:
         if signals is not None:
             signals.close()

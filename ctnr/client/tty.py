@@ -28,6 +28,7 @@ DRAIN_SECONDS = (
     0.2  # silence after the exit that ends the copy, if some other program keeps the terminal open
 )
 _TTOU = 22
+_ENDING = (signals.HUP, signals.INT, signals.QUIT, signals.TERM)
 
 
 class Terminal:
@@ -39,7 +40,7 @@ class Terminal:
 
     def __init__(
         self, ends: list[int], conversation: Conversation, tell: Tell, *, is_tty: bool, interactive: bool,
-        detach_keys: str,
+        detach_keys: str, forward_signals: bool = True,
     ) -> None:  # fmt: skip
         self._ends = ends
         self._from: int | None = ends[0]
@@ -47,7 +48,7 @@ class Terminal:
         self._conversation, self._tell, self._is_tty = conversation, tell, is_tty
         self._keys = DetachKeys(detach_keys)
         self._raw_wanted = is_tty and interactive and os.isatty(0)
-        self._interactive = interactive
+        self._interactive, self._forward_signals = interactive, forward_signals
         self._size_from = size_descriptor() if is_tty else None
         self._saved: list[Any] | None = None
         self._signals: signals.SignalPipe | None = None
@@ -64,7 +65,8 @@ class Terminal:
 
         Raises: Interrupted when a signal ends us, BrokenPipeError if nobody reads descriptor 1, ClientError.
         """
-        self._signals = signals.SignalPipe((*signals.FORWARDED, signals.WINCH, signals.TSTP, signals.CONT))
+        caught = signals.FORWARDED if self._forward_signals else _ENDING
+        self._signals = signals.SignalPipe((*caught, signals.WINCH, signals.TSTP, signals.CONT))
         for number in self._ends:
             os.set_blocking(number, False)
         self._output, self._output_chunk = _own_description(1)
@@ -187,10 +189,12 @@ class Terminal:
             elif number == signals.TSTP:
                 self._leave_raw()
                 signals.stop_self()
+                self._enter_raw()  # also if the kernel did not let us stop: nobody would continue us (orphaned group)
+                self._resize()
             elif number == signals.CONT:  # the shell has set the modes that it likes
                 self._enter_raw()
                 self._resize()
-            elif self._saved and number in (signals.HUP, signals.TERM, signals.INT, signals.QUIT):
+            elif number in _ENDING and (self._saved or not self._forward_signals):
                 raise Interrupted(number)  # keys come as bytes in raw mode: this one was sent to end us
             else:
                 deliver(self._conversation, number, self._tell_raw, self._impatience)

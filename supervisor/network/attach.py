@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
 import socket
@@ -9,21 +10,22 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 import trio
 
 from netconf import AttachmentArgs, NetworkList, Result, parse_result
-from supervisor.errors import AttachmentError
+from supervisor.errors import AttachmentError, PluginError
+from supervisor.network.name_service import NameService
 from supervisor.network.netlink import Netlink, link_exists, open_socket
 from supervisor.network.netns import NetnsPool
-from supervisor.network.plugins import PluginRunner, default_cni_path
+from supervisor.network.plugins import PluginNotFound, PluginRunner, default_cni_path
 from supervisor.network.ports import PortMapping, Reservation, reserve_ports
 from supervisor.network.records import AttachmentRecord, Records
 from supervisor.network.slirp import Slirp, SlirpEvent, run_slirp
-from supervisor.network.slirp_conf import decode_options
+from supervisor.network.slirp_conf import SlirpConfError, SlirpOptions, decode_options
 from supervisor.network.uplink import Uplink
 from supervisor.sandbox.process import Completed
 from supervisor.sandbox.sandbox import Sandbox
@@ -41,6 +43,9 @@ class NetworkRequest:
 
     network: NetworkList
     ifname: str
+    ip: str | None = None
+    mac: str | None = None
+    aliases: tuple[str, ...] = ()  # on this network only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,9 @@ class Attachment:
     slirp: Slirp | None = field(default=None, compare=False)
     reaches_host: bool = True  # the gateway is an address of the host
     forwarded: tuple[PortMapping, ...] = ()  # by plugins
+    served: tuple[str, ...] = ()  # addresses at which a name server of ours answers
+    forwards_names: bool = False  # and for the rest of the world as well
+    teardown: Teardown = field(default_factory=Teardown, compare=False, repr=False)
 
     @property
     def ports(self) -> tuple[PortMapping, ...]:
@@ -77,7 +85,19 @@ class Attachment:
 
     @property
     def nameservers(self) -> tuple[str, ...]:
-        return tuple(self.result.dns.nameservers)
+        """Those of its configuration; if it names none, the one that is served on it."""
+        return tuple(self.result.dns.nameservers) or self.served
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether its name servers know the containers of its network."""
+        return bool(set(self.served) & set(self.nameservers))
+
+
+class _BridgeConf(msgspec.Struct):
+    """What we need of a bridge plugin's configuration."""
+
+    bridge: str = "cni0"
 
 
 class Networks:
@@ -86,8 +106,10 @@ class Networks:
     def __init__(self, sandbox: Sandbox, nursery: trio.Nursery, records: Records, lease_dir: str) -> None:
         self._sandbox = sandbox
         self._records = records
+        self._lease_dir = lease_dir
         self.uplink = Uplink(sandbox, nursery) if sandbox.rootless else None
         environ = {"XTABLES_LOCKFILE": f"{sandbox.run_dir}/xtables.lock"}
+        self.name_service = NameService(sandbox, self.uplink, nursery)
         self._bridge_users: Counter[str] = Counter()  # attachments by network, from before ADD to after DEL
         self.plugins = PluginRunner(
             _NetworkDomain(sandbox, self.uplink), lease_dir=lease_dir, environ=environ
@@ -103,6 +125,8 @@ class Networks:
     ) -> tuple[Attachment, ...]:
         """Attach in order; each undo is pushed before its step. `nursery` runs what the attachments need.
 
+        Every attachment has a teardown of its own, a step of the whole: undone alone, it has nothing to do later.
+
         Ports are held from the start, and published by the first network.
         Raises: AttachmentError (PortTaken, PluginError, SlirpError), NetconfError.
         """
@@ -115,7 +139,9 @@ class Networks:
             for request in requests:
                 is_slirp = request.network.plugins[0].type == "slirp"
                 attach = self._attach_slirp if is_slirp else self._attach_plugins
-                attached.append(await attach(container, request, reservation, teardown, nursery))
+                own = Teardown()
+                teardown.push(f"detach {request.network.name}", own.run)
+                attached.append(await attach(container, request, reservation, own, nursery))
                 reservation = Reservation()
         return tuple(attached)
 
@@ -129,19 +155,24 @@ class Networks:
     ) -> Attachment:
         assert container.netns is not None
         options = decode_options(msgspec.json.decode(request.network.plugins[0].raw))
+        if request.ip is not None:
+            options = with_address(options, request.ip)
 
         def tell(event: SlirpEvent) -> None:
             log.warning("slirp_changed", container=container.name, **msgspec.structs.asdict(event))
 
         if request.ifname != NetnsPool.TAP:
             await self._sandbox.new_tap(container.netns, request.ifname)
+        if options.enable_ipv6:  # an address that is not tentative for a second or two
+            settings = {f"net/ipv6/conf/{one}/accept_dad": "0" for one in ("all", request.ifname)}
+            await self._sandbox.call("sysctl", netns=container.netns, settings=settings)
         gone, scope = trio.Event(), trio.CancelScope()
         slirp: Slirp = await nursery.start(
             _run_in, scope, gone,
             partial(
                 run_slirp, options, netns_path=self._sandbox.outer_path(container.netns),
                 userns_path=self._sandbox.userns_path, ifname=request.ifname, on_event=tell, persistent_tap=True,
-                api_socket=f"{self._sandbox.run_dir}/{container.id[:12]}-{request.ifname}.sock",
+                mac=request.mac, api_socket=f"{self._sandbox.run_dir}/{container.id[:12]}-{request.ifname}.sock",
             ),
         )  # fmt: skip
 
@@ -155,8 +186,57 @@ class Networks:
         await slirp.publish_reserved(reservation)
         raw = msgspec.json.encode(slirp.result(container.netns))
         return Attachment(
-            network=request.network, ifname=request.ifname, result=parse_result(raw), slirp=slirp
+            network=request.network,
+            ifname=request.ifname,
+            result=parse_result(raw),
+            slirp=slirp,
+            teardown=teardown,
         )
+
+    async def check(self, container_id: str, attachment: Attachment) -> None:
+        """Raises: AttachmentError (PluginError) if something of the attachment is not as it was made."""
+        if attachment.slirp is not None:
+            if not attachment.slirp.pid:
+                raise AttachmentError(f"network {attachment.network.name}: slirp4netns does not run")
+            return
+        record = self._records.load(container_id, attachment.ifname)
+        if record is None or record.result is None:
+            raise AttachmentError(f"network {attachment.network.name}: there is no record of the attachment")
+        try:
+            await self.plugins.check_network(record.network, record.args, record.result)
+        except PluginError as exc:
+            if exc.plugin != "portmap":  # up to 1.1.1 it fails always (its issue 819)
+                raise
+
+    async def forget_network(self, network: NetworkList) -> None:
+        """Remove what is left of a network that is no more: its empty bridge, and the book of its leases."""
+        await self._sandbox.remove_tree(*_empty_lease_books(self._sandbox, self._lease_dir, network.name))
+        bridges = [msgspec.json.decode(plugin.raw).get("bridge") for plugin in network.plugins]
+        for name in bridges:
+            if isinstance(name, str) and name.startswith("ctnr-"):
+                await self._remove_bridge(name)
+
+    async def _remove_bridge(self, name: str) -> None:
+        if self.uplink is not None and self.uplink.slirp is None:
+            return
+        netns = self.uplink.netns if self.uplink is not None else None
+        sock = await self._sandbox.open_socket(
+            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, netns=netns
+        )
+        with Netlink(sock) as netlink:
+            links = await netlink.links()
+            for bridge in [link for link in links if link.name == name and link.kind == "bridge"]:
+                if not any(link.master == bridge.index for link in links):
+                    await netlink.delete(bridge)
+
+    async def remove_tap(self, netns: str | None, ifname: str) -> None:
+        """slirp4netns leaves the interface that it was given to whoever made it."""
+        sock = await self._sandbox.open_socket(
+            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, netns=netns
+        )
+        with Netlink(sock) as netlink:
+            if (link := await netlink.link(ifname)) is not None:
+                await netlink.delete(link)
 
     async def _attach_plugins(
         self,
@@ -169,12 +249,20 @@ class Networks:
         assert container.netns is not None
         ports = reservation.mappings
         network = with_portmap(request.network) if ports else request.network
+        capability_args: dict[str, Any] = {}
+        if ports:
+            capability_args["portMappings"] = [self._inner(one).to_cni() for one in ports]
+        if request.ip is not None:
+            capability_args["ips"] = [request.ip]
+        if request.mac is not None:
+            capability_args["mac"] = request.mac
+        network = with_capabilities(network, [key for key in ("ips", "mac") if key in capability_args])
         args = AttachmentArgs(
             container_id=container.id,
             ifname=request.ifname,
             netns=container.netns,
             cni_args=(("IgnoreUnknown", "1"),),
-            capability_args={"portMappings": [self._inner(one).to_cni() for one in ports]} if ports else {},
+            capability_args=capability_args,
             cni_path=default_cni_path(os.environ),
         )
         record = AttachmentRecord(network=network, args=args, result=None)
@@ -184,18 +272,30 @@ class Networks:
         result = await self.plugins.add_network(network, args)
         record = msgspec.structs.replace(record, result=result)
         self._records.save(record)
+        _verify_wishes(request, result)
         if self.uplink is not None:
             for mapping in ports:
                 reservation.make_way(mapping)
                 teardown.push(f"withdraw {mapping}", partial(self.uplink.withdraw, mapping))
                 await self.uplink.publish(mapping)
+        elif (
+            ports
+        ):  # portmap binds nothing: so that nobody else does, the ports stay ours as long as they are mapped
+            kept = reservation.pop_all()
+            teardown.push("free the host's ports", partial(_close, kept))
         reservation.close()
+        teardown.push("forget its names", partial(self.name_service.leave, network.name, container.id))
+        names = (container.name, *request.aliases, *container.spec.aliases)
+        served = await self.name_service.join(network, container.id, names, result)
         return Attachment(
             network=network,
             ifname=request.ifname,
             result=result,
             reaches_host=self.uplink is None,
             forwarded=ports,
+            served=served,
+            forwards_names=self.name_service.forwards(result),
+            teardown=teardown,
         )
 
     def _inner(self, mapping: PortMapping) -> PortMapping:
@@ -209,20 +309,28 @@ class Networks:
         """
         record = self._records.load(record.args.container_id, record.args.ifname) or record
         try:
-            await self.plugins.del_network(record.network, record.args, record.result)
+            await self._delete(record)
             await self._verify_gone(record)
             self._records.remove(record.args.container_id, record.args.ifname)
         finally:
             self._bridge_users[record.network.name] -= 1
         await self.remove_unused_bridge(record)
 
+    async def _delete(self, record: AttachmentRecord) -> None:
+        try:
+            await self.plugins.del_network(record.network, record.args, record.result)
+        except ExceptionGroup as group:
+            # ADD looks for all plugins before it runs the first: with one missing, nothing was made
+            never_added = record.result is None and group.split(PluginNotFound)[1] is None
+            if not never_added:
+                raise
+
     async def remove_unused_bridge(self, record: AttachmentRecord) -> None:
         """Plugins never remove a bridge. One named ctnr-… is ours, and goes with its last container."""
-        if record.result is None or self.uplink is not None or self._bridge_users[record.network.name]:
+        if self.uplink is not None or self._bridge_users[record.network.name]:
             return
-        ours = [
-            one.name for one in record.result.interfaces if not one.sandbox and one.name.startswith("ctnr-")
-        ]
+        views = [plugin.view(_BridgeConf) for plugin in record.network.plugins if plugin.type == "bridge"]
+        ours = [view.bridge for view in views if view.bridge.startswith("ctnr-")]
         if not ours:
             return
         with Netlink(open_socket()) as netlink:
@@ -285,6 +393,70 @@ def with_portmap(network: NetworkList) -> NetworkList:
     return NetworkList.from_bytes(
         msgspec.json.encode({**conf, "plugins": [*conf["plugins"], portmap]}), network.source
     )
+
+
+def with_capabilities(network: NetworkList, wanted: Sequence[str]) -> NetworkList:
+    """The network with these capabilities switched on in its first plugin, for those that have the code for it."""
+    missing = [key for key in wanted if key not in network.plugins[0].capabilities]
+    if not missing:
+        return network
+    return with_first_plugin(network, {"capabilities": dict.fromkeys(missing, True)})
+
+
+def with_first_plugin(network: NetworkList, more: Mapping[str, Any]) -> NetworkList:
+    """The network with `more` in its first plugin's configuration; objects are joined."""
+    conf = msgspec.json.decode(network.raw)  # a list, always: NetworkList.raw
+    first = conf["plugins"][0]
+    for key, value in more.items():
+        first[key] = {**first.get(key, {}), **value} if isinstance(value, dict) else value
+    return NetworkList.from_bytes(msgspec.json.encode(conf), network.source)
+
+
+def with_address(options: SlirpOptions, ip: str) -> SlirpOptions:
+    """Options by which slirp4netns gives out `ip`. Raises: SlirpConfError."""
+    if options.address == ip:
+        return options
+    try:
+        network = ipaddress.IPv4Interface(f"{ip}/{options.network.prefixlen}").network
+        found = msgspec.structs.replace(options, cidr=str(network))
+    except ValueError:
+        raise SlirpConfError("ip", f"{ip!r} is not an IPv4 address") from None
+    if found.address != ip:
+        raise SlirpConfError(
+            "ip", f"slirp4netns always gives the 100th address of its network: {found.address}, not {ip}"
+        )
+    return found
+
+
+def _verify_wishes(request: NetworkRequest, result: Result) -> None:
+    """Plugins pass over what they do not know. Raises: AttachmentError."""
+    given = [ip.address.partition("/")[0] for ip in result.container_ips()]
+    if request.ip is not None and request.ip not in given:
+        raise AttachmentError(
+            f"network {request.network.name}: gave {', '.join(given) or 'no address'}, not {request.ip}",
+            cure="leave out --ip, or use a network whose addresses come from host-local",
+        )
+    macs = [one.mac.lower() for one in result.interfaces if one.sandbox]
+    if request.mac is not None and request.mac.lower() not in macs:
+        raise AttachmentError(
+            f"network {request.network.name}: its plugins can't set a MAC address",
+            cure="leave out --mac-address, or use a bridge or slirp network",
+        )
+
+
+def _empty_lease_books(sandbox: Sandbox, lease_dir: str, network: str) -> list[str]:
+    """host-local's directory of a network, unless an address is given out; no others may be removed."""
+    directory = f"{lease_dir}/{network}"
+    try:
+        found = os.listdir(sandbox.outer_path(directory))
+    except FileNotFoundError:
+        return []
+    leases = [name for name in found if name != "lock" and not name.startswith("last_reserved_ip.")]
+    return [] if leases else [directory]
+
+
+async def _close(reservation: Reservation) -> None:
+    reservation.close()
 
 
 def number_interfaces(networks: Sequence[NetworkList]) -> tuple[NetworkRequest, ...]:

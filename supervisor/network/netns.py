@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import os
+import stat
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 
+from supervisor.errors import AttachmentError
 from supervisor.sandbox.sandbox import Sandbox
 
 READY = 2
 REFILL_PAUSE_SECONDS = 0.05  # not in the way of the container that took the last one
+
+
+_NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000  # linux/nsfs.h
+
+
+@contextmanager
+def open_netns(path: str) -> Iterator[int]:
+    """A descriptor of a network namespace's file. Raises: AttachmentError."""
+    cure = "give a file such as /run/netns/NAME or /proc/PID/ns/net"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as exc:
+        why = os.strerror(exc.errno or 0).lower()
+        raise AttachmentError(f"network namespace {path}: {why}", cure=cure) from None
+    try:
+        kind = 0
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            with suppress(OSError):
+                kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+        if kind != _CLONE_NEWNET:
+            raise AttachmentError(f"{path} is not a network namespace", cure=cure)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class NetnsPool:

@@ -164,6 +164,15 @@ class Reservation:
         while self._sockets:
             self._sockets.popitem()[1].close()
 
+    def pop_all(self) -> Reservation:
+        """Hand everything over to one that lives longer and lets nobody in beside it; this one is empty then."""
+        taken = Reservation()
+        taken.mappings, taken._sockets = self.mappings, self._sockets
+        for sock in taken._sockets.values():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        self.mappings, self._sockets = (), {}
+        return taken
+
     def make_way(self, mapping: PortMapping) -> None:
         """Call it right before `mapping` is published: slirp4netns can't bind a UDP port beside us."""
         if mapping.protocol == "udp" and (sock := self._sockets.pop(mapping, None)):

@@ -14,12 +14,22 @@ import trio
 from supervisor.network.ports import PortMapping
 from supervisor.network.slirp import Slirp, SlirpEvent, run_slirp
 from supervisor.network.slirp_conf import SlirpOptions
-from supervisor.sandbox.sandbox import Sandbox
+from supervisor.sandbox.sandbox import DEFAULT_PATH, Sandbox
 
 log = structlog.get_logger()
 
 TAP = "uplink0"
-OPTIONS = SlirpOptions(mtu=65520, host_loopback=False)  # the host's own services stay out of reach
+OPTIONS = SlirpOptions(mtu=65520)
+
+# The host's own services, which slirp4netns shows at its gateway, stay out of reach. Its own switch for that would
+# also swallow every answer of a published UDP port to the host itself.
+RULES = f"""*filter
+-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A FORWARD -o {TAP} -d {OPTIONS.nameserver} -p udp --dport 53 -j ACCEPT
+-A FORWARD -o {TAP} -d {OPTIONS.nameserver} -p tcp --dport 53 -j ACCEPT
+-A FORWARD -o {TAP} -d {OPTIONS.cidr} -j REJECT
+COMMIT
+"""
 
 
 class Uplink:
@@ -31,6 +41,8 @@ class Uplink:
         self._opening = trio.Lock()
         self.netns = f"{sandbox.run_dir}/netns/uplink"
         self.slirp: Slirp | None = None
+        self._options = OPTIONS
+        self.generation = 0  # counts its namespaces: one is enough unless slirp4netns can't be kept running
 
     async def open(self) -> str:
         """The namespace's path in the sandbox, ready for use. Raises: SlirpError, OSError."""
@@ -39,8 +51,23 @@ class Uplink:
                 await self._sandbox.delete_netns(self.netns)  # of a try that failed
                 await self._sandbox.new_netns(self.netns, tap=TAP)
                 await self._sandbox.call("sysctl", netns=self.netns, settings={"net/ipv4/ip_forward": "1"})
+                self._options = msgspec.structs.replace(OPTIONS, host_loopback=await self._set_rules())
                 self.slirp = await self._nursery.start(self._run)
+                self.generation += 1
         return self.netns
+
+    async def _set_rules(self) -> bool:
+        """Whether the namespace itself keeps containers from the host's services."""
+        environ = {"PATH": DEFAULT_PATH, "XTABLES_LOCKFILE": f"{self._sandbox.run_dir}/xtables.lock"}
+        try:
+            done = await self._sandbox.run(
+                ["iptables-restore"], stdin=RULES.encode(), env=environ, netns=self.netns
+            )
+        except FileNotFoundError:
+            return False
+        if done.status:
+            log.warning("uplink_without_rules", error=done.last_line())
+        return done.status == 0
 
     async def publish(self, mapping: PortMapping) -> None:
         """Lead a host port to the same port of the namespace; portmap leads it on. Raises: PortTaken, SlirpError."""
@@ -59,7 +86,7 @@ class Uplink:
 
         try:
             await partial(
-                run_slirp, OPTIONS, netns_path=self._sandbox.outer_path(self.netns),
+                run_slirp, self._options, netns_path=self._sandbox.outer_path(self.netns),
                 userns_path=self._sandbox.userns_path, ifname=TAP, on_event=tell, persistent_tap=True,
                 api_socket=f"{self._sandbox.run_dir}/uplink.sock", task_status=task_status,
             )()  # fmt: skip

@@ -227,6 +227,11 @@ class Sandbox:
         """A network namespace with loopback up, pinned at `path` in the sandbox's run directory, and a tap if named."""
         await self.call("netns_new", path=path, tap=tap)
 
+    async def pin_netns(self, descriptor: int, path: str) -> None:
+        """Pin a network namespace from outside, opened as a file, at `path`. Raises: OSError."""
+        _, descriptors = await self.call_raw("netns_pin", (descriptor,), path=path)
+        close_all(descriptors)
+
     async def new_tap(self, netns: str, name: str) -> None:
         """A persistent tap interface in `netns`. Raises: OSError if /dev/net/tun can't be used."""
         await self.call("tap", netns=netns, tap=name)

@@ -46,23 +46,32 @@ class Connection:
 
     def __init__(self, frames: FrameSocket) -> None:
         self._frames = frames
-        self.on_control: Callable[[Control], Awaitable[None]] | None = None
+        self._handle: Callable[[Control], Awaitable[None]] | None = None
+        self._early: list[Control] = []
         self.take_descriptors = frames.take_descriptors
 
     async def send(self, event: str, descriptors: tuple[int, ...] = (), **fields: Any) -> None:
         """One event to the client; the descriptors stay the caller's."""
         await self._frames.send({"event": event, **fields}, descriptors)
 
+    async def handle_controls(self, handle: Callable[[Control], Awaitable[None]]) -> None:
+        """From now on `handle` gets what the client says, first of all what it has said already."""
+        while self._early:
+            await handle(self._early.pop(0))
+        self._handle = handle
+
     async def receive_controls(self) -> None:
-        """Hand control frames to `on_control` until the client goes."""
+        """Take control frames until the client goes."""
         while (frame := await self._frames.receive()) is not None:
             try:
                 control = _control(frame)
             except msgspec.DecodeError as exc:
                 log.warning("control_frame_refused", error=str(exc))
                 continue
-            if self.on_control is not None:
-                await self.on_control(control)
+            if self._handle is not None:
+                await self._handle(control)
+            else:
+                self._early.append(control)
 
 
 class Server:
@@ -108,7 +117,11 @@ class Server:
             frame = await frames.receive()
         if frame is None:
             return
-        if (told := _version_of(frame)) != self._version:
+        told = _version_of(frame)
+        if told is None:
+            await frames.send(_error("request not understood: it carries no version"))
+            return
+        if told != self._version:
             await self._refuse_version(frames, told)
             return
         try:
@@ -138,7 +151,7 @@ class Server:
         await connection.receive_controls()
         scope.cancel()  # the client has gone, and with it the reason to go on
 
-    async def _refuse_version(self, frames: FrameSocket, told: str | None) -> None:
+    async def _refuse_version(self, frames: FrameSocket, told: str) -> None:
         restart = self.is_idle() and self.connections == 1
         message = f"the service runs version {self._version}, this ctnr is version {told}"
         cure = "stop the containers, then: ctnr supervisor stop"

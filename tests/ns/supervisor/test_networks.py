@@ -121,3 +121,22 @@ async def test_a_crash_in_privileged_mode_is_swept_at_the_next_start(bundle: Pat
     assert "10.3.0.2" not in rules
     assert not os.path.exists(JOURNAL_DIR)
     assert not os.path.exists(LEASE_DIR)
+
+
+async def test_behind_the_uplink_the_host_itself_is_out_of_reach(bundle: Path) -> None:
+    """Its loopback is at 10.0.2.2 for slirp4netns: the host listens there, and nobody may come."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    tries = "; ".join(
+        f"nc -w 3 {address} {port} </dev/null && echo came" for address in ("10.0.2.2", "10.0.2.3")
+    )
+    script = f"{tries}; echo done"
+    try:
+        _, said = await said_by(
+            bundle, ["sh", "-c", script], rootless=True, networks=[load_builtin("bridge")]
+        )
+    finally:
+        for listener in listeners:
+            await listener.aclose()
+    assert "done" in said
+    assert "came" not in said

@@ -29,6 +29,15 @@ ROW = {
     "networks": [{"network": "slirp", "ifname": "cni0", "addresses": ["10.0.2.100/24"]}],
     "ports": [{"container_port": 80, "host_port": 8080, "protocol": "tcp", "host_ip": "", "network": "slirp"}],
 }  # fmt: skip
+NETWORK = {
+    "name": "mine", "driver": "bridge", "plugins": ["bridge"], "subnets": ["10.7.0.0/24"], "gateway": "10.7.0.1",
+    "mtu": None, "internal": False, "builtin": False, "source": "/nets/mine.conflist", "containers": ["web"],
+    "bridge": "ctnr-mine",
+    "members": [{
+        "container": "web", "ifname": "cni0", "addresses": ["10.7.0.2"], "ports": ROW["ports"],
+        "nameservers": ["10.7.0.1"], "received": 1500, "sent": 20,
+    }],
+}  # fmt: skip
 IMAGE = {
     "id": "a" * 64, "names": ["localhost/demo:latest"], "digest": "sha256:" + "b" * 64, "size_bytes": 1_234_567,
     "created": "2026-01-31T12:00:00Z", "added": 1.0, "layers": 1,
@@ -72,6 +81,15 @@ class FakeService:
                     }
                 )
             ],
+            "net-inspect": [_result([NETWORK])],
+            "net-create": [_result(NETWORK)],
+            "net-check": [_result([{"network": "bridge", "ok": True, "detail": "ready", "cure": None}])],
+            "net-show": [_result([NETWORK])],
+            "net-list": [_result([NETWORK])],
+            "net-connect": [_result({"ifname": "cni1", "addresses": ["10.7.0.9"]})],
+            "port-list": [_result(ROW["ports"])],
+            "port-add": [_result(ROW["ports"])],
+            "port-rm": [_result(ROW["ports"])],
             "service-status": [_result({"version": "1", "started": 1.0})],
         }
         self._threads: list[threading.Thread] = []

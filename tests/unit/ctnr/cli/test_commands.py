@@ -45,6 +45,21 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "bundle run": ("bundle run -i work sh", requests.Run),
     "bundle delete": ("bundle delete -f work", requests.BundleDelete),
     "bundle gc": ("bundle gc", requests.BundleGc),
+    "port": ("port web", requests.PortList),
+    "port add": ("port add web 8080:80 53/udp", requests.PortAdd),
+    "port rm": ("port rm web 8080:80", requests.PortRemove),
+    "net ls": ("net ls", requests.NetList),
+    "net inspect": ("net inspect bridge", requests.NetInspect),
+    "net create": (
+        "net create -d slirp --subnet 10.7.0.0/24 --gateway 10.7.0.1 --mtu 9000 --internal -o a=b mine",
+        requests.NetCreate,
+    ),
+    "net rm": ("net rm mine", requests.NetRemove),
+    "net prune": ("net prune", requests.NetPrune),
+    "net check": ("net check bridge", requests.NetCheck),
+    "net show": ("net show --all", requests.NetShow),
+    "net connect": ("net connect --ip 10.7.0.9 --alias web bridge web", requests.NetConnect),
+    "net disconnect": ("net disconnect bridge web", requests.NetDisconnect),
     "info": ("info", requests.Info),
     "version": ("version", None),
     "supervisor status": ("supervisor status", requests.ServiceStatus),
@@ -233,3 +248,28 @@ def test_bad_lines_are_told_in_one(ctnr: Ctnr, words: str, said: str) -> None:
     assert said in ctnr.err
     assert ctnr.err.count("\n") == 1
     assert "run" not in [request.__struct_config__.tag for request in ctnr.service.asked]
+
+
+def test_networks_are_drawn(ctnr: Ctnr) -> None:
+    assert ctnr("net", "show") == 0
+    assert ctnr.out == (
+        "mine  bridge  10.7.0.0/24  bridge ctnr-mine  gateway 10.7.0.1\n"
+        "└─ web   cni0   10.7.0.2   in 1.5 kB, out 20 B   0.0.0.0:8080->80/tcp\n"
+    )
+    assert ctnr("network", "ls") == 0
+    assert ctnr.out.splitlines()[1].split() == [
+        "mine",
+        "bridge",
+        "10.7.0.0/24",
+        "web",
+        "/nets/mine.conflist",
+    ]
+
+
+def test_published_ports_are_told_as_docker_does(ctnr: Ctnr) -> None:
+    assert ctnr("port", "web") == 0
+    assert ctnr.out == "80/tcp -> 0.0.0.0:8080\n"
+    assert ctnr("port", "web", "80") == 0
+    assert ctnr.out == "0.0.0.0:8080\n"
+    assert ctnr("port", "web", "81/udp") == 125
+    assert "does not publish 81/udp" in ctnr.err

@@ -1,0 +1,448 @@
+"""Networks as data: what a request names, and networks of one's own, which are files like everybody's.
+
+`ctnr net create` writes NAME.conflist into the first directory of the search path. Whoever creates or removes one holds
+a lock on that directory, so that two at once choose different subnets.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import ipaddress
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import trio
+
+from ctnr import requests
+from netconf import (
+    NetconfError,
+    NetworkList,
+    builtin_names,
+    check_network_name,
+    is_builtin,
+    list_networks,
+    load_network,
+)
+from supervisor.errors import NameInUse, NotFound, SupervisorError
+from supervisor.network.attach import NetworkRequest, number_interfaces, with_first_plugin
+from supervisor.network.slirp_conf import SlirpOptions, check_mac, decode_options
+
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+LOCK_SECONDS = 10
+UPLINK = ipaddress.ip_network("10.0.2.0/24")  # slirp4netns's own, also behind every rootless bridge
+_TAKEN_BY_NAME = ("none", "host", "container", "ns")
+_PODMAN_NAMES = {
+    "enable_ipv6": "enableIPv6", "allow_host_loopback": "hostLoopback", "outbound_addr": "outboundAddr",
+    "outbound_addr6": "outboundAddr6", "disable_dns": "disableDNS",
+}  # fmt: skip
+_BRIDGE_OPTIONS = (
+    "bridge", "forceAddress", "hairpinMode", "ipMasq", "isDefaultGateway", "isGateway", "promiscMode", "vlan",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What `--network` comes to: networks, or the namespace of the host, of a container, or of a file."""
+
+    requests: tuple[NetworkRequest, ...] = ()
+    host: bool = False
+    container: str | None = None
+    path: str | None = None
+
+
+def choose_networks(run: requests.Run, default: str, directories: Sequence[str]) -> Chosen:
+    """Raises: NetconfError, SupervisorError."""
+    names = (default,) if run.networks is None else run.networks
+    for name in names:
+        kind, _, value = name.partition(":")
+        if kind in _TAKEN_BY_NAME and len(names) > 1:
+            raise SupervisorError(f"network {name} can't be combined with others", cure="name it alone")
+        if kind in ("container", "ns") and not value:
+            raise SupervisorError(
+                f"network {name}: of what?", cure="--network=container:NAME, or --network=ns:PATH"
+            )
+        if kind in _TAKEN_BY_NAME:
+            _refuse_wishes(run, name)
+            return Chosen(
+                host=kind == "host",
+                container=value if kind == "container" else None,
+                path=value if kind == "ns" else None,
+            )
+    if (run.ip is not None or run.mac is not None) and len(names) != 1:
+        raise SupervisorError(
+            "--ip and --mac-address are for one network", cure="write --network=NAME:ip=ADDRESS,mac=ADDRESS"
+        )
+    loaded = [_load(name, directories) for name in names]
+    numbered = number_interfaces([network for network, _ in loaded])
+    common = {key: value for key, value in (("ip", run.ip), ("mac", run.mac)) if value is not None}
+    return Chosen(
+        requests=tuple(
+            NetworkRequest(network=one.network, ifname=one.ifname, **{**_wishes(common), **own})
+            for one, (_, own) in zip(numbered, loaded, strict=True)
+        )
+    )
+
+
+def load_wished(
+    name: str, directories: Sequence[str], **wishes: str | None
+) -> tuple[NetworkList, dict[str, Any]]:
+    """A network `NAME[:OPTION=VALUE,…]` and the fields of NetworkRequest that its options come to."""
+    given = {key: value for key, value in wishes.items() if value is not None}
+    network, own = _load(name, directories)
+    return network, {**_wishes(given), **own}
+
+
+def _refuse_wishes(run: requests.Run, network: str) -> None:
+    given = {"-p": run.publish, "--ip": run.ip, "--mac-address": run.mac, "--network-alias": run.aliases}
+    for option, value in given.items():
+        if value and not (option == "-p" and network == "host"):  # there every port is open
+            raise SupervisorError(
+                f"{option} can't be had with --network={network}", cure=f"leave out {option}"
+            )
+
+
+def _load(name: str, directories: Sequence[str]) -> tuple[NetworkList, dict[str, Any]]:
+    """The network of `NAME[:OPTION=VALUE,…]`: options of slirp, and ip, mac and alias of any."""
+    name, colon, text = name.partition(":")
+    network = load_network(name, directories)
+    wishes: dict[str, str] = {}
+    options: dict[str, str] = {}
+    aliases: list[str] = []
+    for part in text.split(",") if colon else ():
+        key, equals, value = part.partition("=")
+        key = _PODMAN_NAMES.get(key, key)
+        if not equals or not key:
+            raise SupervisorError(
+                f"network {name}: option {part!r}", cure=f"write --network={name}:OPTION=VALUE,…"
+            )
+        if key == "alias":
+            aliases.append(value)
+        elif key in ("ip", "mac"):
+            wishes[key] = value
+        else:
+            options[key] = value
+    if options:
+        if network.plugins[0].type != "slirp":
+            raise SupervisorError(
+                f"network {name}: {', '.join(options)}: only slirp networks take options here",
+                cure="ip, mac and alias are for all; for others: ctnr net create --opt",
+            )
+        conf = msgspec.json.decode(network.plugins[0].raw)
+        checked = msgspec.to_builtins(decode_options({**conf, **options}, lax=True))
+        network = with_first_plugin(network, {key: checked[key] for key in options})
+    own: dict[str, Any] = _wishes(wishes)
+    return network, {**own, "aliases": tuple(aliases)} if aliases else own
+
+
+def _wishes(given: Mapping[str, str]) -> dict[str, Any]:
+    """Checked and in their normal form. Raises: SupervisorError."""
+    found: dict[str, Any] = {}
+    if "ip" in given:
+        try:
+            found["ip"] = str(ipaddress.ip_address(given["ip"]))
+        except ValueError:
+            raise SupervisorError(
+                f"{given['ip']!r} is not an IP address", cure="give one without a prefix length"
+            ) from None
+    if "mac" in given:
+        found["mac"] = check_mac(given["mac"])
+    return found
+
+
+# Networks of one's own
+
+
+async def create_network(directories: Sequence[str], request: requests.NetCreate) -> NetworkList:
+    """Write its file. Raises: NameInUse, SupervisorError, NetconfError, OSError."""
+    check_network_name(request.name)
+    if request.name in _TAKEN_BY_NAME:
+        raise SupervisorError(
+            f"{request.name} means something else to --network", cure="choose another name"
+        )
+    directory = directories[0]
+    os.makedirs(directory, exist_ok=True)
+    async with _locked(directory):
+        known, _ = list_networks(directories)
+        path = os.path.join(directory, f"{request.name}.conflist")
+        if (found := next((one for one in known if one.name == request.name), None)) is not None:
+            raise NameInUse(
+                f"there is a network {request.name} already: {found.source}",
+                cure=f"choose another name, or: ctnr net rm {request.name}",
+            )
+        conf = build_conf(request, known, list(read_routes()))
+        raw = msgspec.json.format(msgspec.json.encode(conf), indent=2) + b"\n"
+        network = NetworkList.from_bytes(raw, path)
+        _write_new(path, raw)
+        return network
+
+
+def build_conf(
+    request: requests.NetCreate, known: Sequence[NetworkList], routes: Sequence[tuple[Subnet, bool]]
+) -> dict[str, Any]:
+    """The configuration of a new network. `routes` are the host's: (destination, on link)."""
+    taken = [(subnet, f"network {one.name}") for one in known for subnet in subnets_of(one)]
+    taken.append((UPLINK, "slirp4netns's own network"))
+    subnet = _subnet(request, taken, routes)
+    if request.driver == "slirp":
+        plugin = _slirp_plugin(request, subnet)
+    elif request.driver == "bridge":
+        plugin = _bridge_plugin(request, subnet)
+    else:
+        raise SupervisorError(f"driver {request.driver} is not known", cure="bridge or slirp")
+    head = {"cniVersion": "1.0.0", "name": request.name, "ctnr": {"created": int(time.time())}}
+    return {**head, "plugins": [plugin]}
+
+
+def _subnet(
+    request: requests.NetCreate,
+    taken: Sequence[tuple[Subnet, str]],
+    routes: Sequence[tuple[Subnet, bool]],
+) -> Subnet:
+    if request.subnet is None:
+        if request.gateway is not None:
+            raise SupervisorError("a gateway needs its subnet", cure="add --subnet")
+        used = [subnet for subnet, _ in taken] + [subnet for subnet, _ in routes]
+        return next(one for one in _candidates() if not any(_overlap(one, other) for other in used))
+    try:
+        subnet = ipaddress.ip_network(request.subnet)
+    except ValueError as exc:
+        raise SupervisorError(
+            f"subnet {request.subnet!r}: {exc}", cure="write it like 10.89.0.0/24"
+        ) from None
+    if subnet.version != 4 or not 8 <= subnet.prefixlen <= 29:
+        raise SupervisorError(
+            f"subnet {subnet}: an IPv4 network from /8 to /29 is expected", cure="write it like 10.89.0.0/24"
+        )
+    links = [(route, "an interface of this host") for route, on_link in routes if on_link]
+    for other, whose in (*taken, *links):
+        if _overlap(subnet, other):
+            raise SupervisorError(
+                f"subnet {subnet} overlaps {other} of {whose}",
+                cure="leave out --subnet: a free one is found",
+            )
+    return subnet
+
+
+def _candidates() -> Iterator[Subnet]:
+    """Subnets of the private ranges (RFC 1918), those first that others seldom use."""
+    for first in ("10.89.0.0/16", "10.90.0.0/15", "10.92.0.0/14", "172.16.0.0/12", "192.168.0.0/16"):
+        yield from ipaddress.IPv4Network(first).subnets(new_prefix=24)
+    raise SupervisorError(
+        "no free subnet: every private one overlaps a network or a route of this host", cure="give --subnet"
+    )
+
+
+def _bridge_plugin(request: requests.NetCreate, subnet: Subnet) -> dict[str, Any]:
+    ranges: dict[str, Any] = {"subnet": str(subnet)}
+    if request.gateway is not None:
+        ranges["gateway"] = str(_gateway(request.gateway, subnet))
+    ipam: dict[str, Any] = {"type": "host-local", "ranges": [[ranges]]}
+    plugin: dict[str, Any] = {"type": "bridge", "bridge": _bridge_name(request.name), "isGateway": True}
+    if not request.internal:
+        plugin["ipMasq"] = True
+        ipam["routes"] = [{"dst": "0.0.0.0/0"}]
+    if request.mtu is not None:
+        if not 68 <= request.mtu <= 65535:
+            raise SupervisorError(f"mtu {request.mtu}: not between 68 and 65535", cure="1500 is usual")
+        plugin["mtu"] = request.mtu
+    for key, text in _pairs(request.options).items():
+        if key not in _BRIDGE_OPTIONS:
+            raise SupervisorError(
+                f"option {key}: not known to driver bridge", cure=f"one of {', '.join(_BRIDGE_OPTIONS)}"
+            )
+        plugin[key] = _value(text)
+    if len(os.fsencode(str(plugin["bridge"]))) > 15:
+        raise SupervisorError(f"bridge {plugin['bridge']}: too long a name", cure="15 bytes is the most")
+    return {**plugin, "capabilities": {"ips": True, "mac": True}, "ipam": ipam}
+
+
+def _slirp_plugin(request: requests.NetCreate, subnet: Subnet) -> dict[str, Any]:
+    if request.internal:
+        raise SupervisorError("driver slirp is a way out: it can't be internal", cure="--driver bridge")
+    if request.gateway is not None:
+        raise SupervisorError(
+            "the gateway of driver slirp is the second address of its subnet", cure="leave out --gateway"
+        )
+    # its network reaches the host only where that is asked for
+    asked: dict[str, Any] = {"hostLoopback": False, "cidr": str(subnet)}
+    if request.mtu is not None:
+        asked["mtu"] = request.mtu
+    for key, text in _pairs(request.options).items():
+        asked[_PODMAN_NAMES.get(key, key)] = text
+    options: SlirpOptions = decode_options(asked, lax=True)
+    told = msgspec.to_builtins(options)
+    return {"type": "slirp", **{key: told[key] for key in ("mtu", *asked)}}
+
+
+def _gateway(text: str, subnet: Subnet) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        gateway = ipaddress.ip_address(text)
+    except ValueError:
+        raise SupervisorError(f"gateway {text!r} is not an IP address") from None
+    if gateway not in subnet or gateway in (subnet.network_address, subnet.broadcast_address):
+        raise SupervisorError(
+            f"gateway {gateway} is not an address of {subnet}", cure=f"such as {subnet[1]}"
+        )
+    return gateway
+
+
+def _bridge_name(network: str) -> str:
+    """The kernel allows 15 bytes; `ctnr-` marks it as ours to remove."""
+    if len(network) <= 10:
+        return f"ctnr-{network}"
+    return f"ctnr-{hashlib.sha256(network.encode()).hexdigest()[:10]}"
+
+
+def _pairs(options: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for text in options:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SupervisorError(f"option {text!r}: no value", cure="--opt KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def _value(text: str) -> bool | int | str:
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+async def remove_network(directories: Sequence[str], name: str, users: Sequence[str]) -> NetworkList:
+    """Remove its file. Raises: NotFound, SupervisorError if it is built in, or in use by `users`; OSError."""
+    check_network_name(name)
+    if name in _TAKEN_BY_NAME or (name in builtin_names() and is_builtin(load_network(name, directories))):
+        raise SupervisorError(f"network {name} comes with ctnr and can't be removed")
+    if users:
+        raise SupervisorError(
+            f"network {name} is in use by {', '.join(users)}",
+            cure=f"ctnr stop {' '.join(users)}, or: ctnr net disconnect {name} CONTAINER",
+        )
+    try:
+        network = load_network(name, directories)
+    except NetconfError as exc:
+        if exc.file is None:
+            raise NotFound(f"there is no network {name}", cure="ctnr net ls lists them") from None
+        raise
+    async with _locked(os.path.dirname(network.source)):
+        os.unlink(network.source)
+    return network
+
+
+def own_networks(directories: Sequence[str]) -> list[NetworkList]:
+    """Those that `ctnr net create` has made, which their files tell."""
+    known, _ = list_networks(directories)
+    return [one for one in known if not is_builtin(one) and "ctnr" in msgspec.json.decode(one.raw)]
+
+
+def describe_network(network: NetworkList, users: Sequence[str]) -> dict[str, Any]:
+    """A row of `net ls`."""
+    conf = msgspec.json.decode(network.plugins[0].raw)
+    return {
+        "name": network.name,
+        "driver": network.plugins[0].type,
+        "plugins": [plugin.type for plugin in network.plugins],
+        "subnets": [str(subnet) for subnet in subnets_of(network)],
+        "gateway": _told_gateway(network, conf),
+        "mtu": conf.get("mtu"),
+        "internal": network.plugins[0].type == "bridge" and not (conf.get("ipam") or {}).get("routes"),
+        "cni_version": network.cni_version,
+        "builtin": is_builtin(network),
+        "source": network.source,
+        "containers": list(users),
+    }
+
+
+def _told_gateway(network: NetworkList, conf: Mapping[str, Any]) -> str | None:
+    if network.plugins[0].type == "slirp":
+        with suppress(SupervisorError):
+            return decode_options(conf).gateway
+        return None
+    for one in _ranges(conf):
+        if one.get("gateway"):
+            return str(one["gateway"])
+    subnets = subnets_of(network)
+    return str(subnets[0][1]) if subnets and conf.get("isGateway") else None
+
+
+def subnets_of(network: NetworkList) -> tuple[Subnet, ...]:
+    """The subnets that a configuration names, as far as its plugins are known."""
+    found: list[Subnet] = []
+    for plugin in network.plugins:
+        conf = msgspec.json.decode(plugin.raw)
+        texts = [one.get("subnet") for one in _ranges(conf)]
+        if plugin.type == "slirp":
+            texts.append(conf.get("cidr", str(UPLINK)))
+        for text in texts:
+            with suppress(ValueError):
+                found.append(ipaddress.ip_network(str(text), strict=False))
+    return tuple(dict.fromkeys(found))
+
+
+def _ranges(conf: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    ipam = conf.get("ipam")
+    if not isinstance(ipam, dict):
+        return
+    if ipam.get("subnet"):
+        yield ipam
+    for group in ipam.get("ranges") or ():
+        yield from (one for one in group if isinstance(one, dict))
+
+
+def read_routes(path: str = "/proc/self/net/route") -> Iterator[tuple[Subnet, bool]]:
+    """The host's IPv4 routes but the default one, and whether each is on link."""
+    try:
+        with open(path, encoding="ascii") as file:
+            lines = file.read().splitlines()[1:]
+    except OSError:
+        return
+    for line in lines:
+        fields = line.split()
+        destination, gateway, mask = (int(fields[at], 16).to_bytes(4, "little") for at in (1, 2, 7))
+        if any(mask):
+            prefix = bin(int.from_bytes(mask, "big")).count("1")
+            yield ipaddress.IPv4Network((destination, prefix), strict=False), not any(gateway)
+
+
+def _overlap(one: Subnet, other: Subnet) -> bool:
+    return one.version == other.version and one.overlaps(other)
+
+
+@asynccontextmanager
+async def _locked(directory: str) -> AsyncIterator[None]:
+    """Alone among those who change networks there. Raises: SupervisorError after LOCK_SECONDS, OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        end = trio.current_time() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if trio.current_time() > end:
+                    raise SupervisorError(f"{directory}: somebody else holds its lock") from None
+                await trio.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_new(path: str, content: bytes) -> None:
+    """The whole file or none, and nobody else's replaced. Raises: OSError (FileExistsError)."""
+    descriptor, unfinished = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(unfinished, 0o644)
+        os.link(unfinished, path)
+    finally:
+        os.unlink(unfinished)

@@ -1,0 +1,153 @@
+"""Names of containers on their networks, asked from inside: who knows whom, and what the rest of the world answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.reversename
+import trio
+
+from netconf import NetworkList, load_builtin
+from supervisor import open_supervisor
+from supervisor.container import Container
+from supervisor.supervisor import Supervisor
+from tests.ns.supervisor.helpers import KINDS, spec
+from tests.world.internet import BIG_COUNT, BIG_NAME, Internet
+
+GATEWAY = "10.2.0.1"
+
+
+def bridge(name: str, subnet: str, **more: object) -> NetworkList:
+    """A bridge whose configuration names no name server."""
+    plugin = {"type": "bridge", "bridge": f"ctnr-{name}", "isGateway": True, "ipMasq": True, **more,
+              "ipam": {"type": "host-local", "subnet": subnet, "routes": [{"dst": "0.0.0.0/0"}]}}  # fmt: skip
+    conf = {"cniVersion": "1.0.0", "name": name, "plugins": [plugin]}
+    return NetworkList.from_bytes(json.dumps(conf).encode(), "test")
+
+
+async def query(
+    container: Container, name: str, kind: str = "A", *, server: str = GATEWAY, tcp: bool = False
+) -> dns.message.Message:
+    """The answer to a question from the container's network namespace."""
+    asked = dns.message.make_query(name, kind).to_wire()
+    stream = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
+    opened = await container.sandbox.open_socket(socket.AF_INET, stream, netns=container.netns)
+    opened.setblocking(False)
+    with trio.fail_after(8), trio.socket.from_stdlib_socket(opened) as sock:
+        await sock.connect((server, 53))
+        await sock.send((len(asked).to_bytes(2, "big") if tcp else b"") + asked)
+        answer = await sock.recv(65535)
+        while tcp and (len(answer) < 2 or len(answer) < 2 + int.from_bytes(answer[:2], "big")):
+            answer += await sock.recv(65535)
+        return dns.message.from_wire(answer[2:] if tcp else answer)
+
+
+async def ask(container: Container, name: str, kind: str = "A", **how: Any) -> list[str]:
+    """The records of the answer, over TCP too where the first was cut short."""
+    answer = await query(container, name, kind, **how)
+    if answer.flags & dns.flags.TC:
+        answer = await query(container, name, kind, **how, tcp=True)
+    return [record.to_text() for rrset in answer.answer for record in rrset]
+
+
+async def code(container: Container, name: str, **how: Any) -> str:
+    return dns.rcode.to_text((await query(container, name, **how)).rcode())
+
+
+def reversed_name(address: str) -> str:
+    return str(dns.reversename.from_address(address))
+
+
+async def start(supervisor: Supervisor, bundle: Path, rootless: bool, name: str, **more: Any) -> Container:
+    aliases = more.pop("aliases", ())
+    made = dataclasses.replace(spec(bundle, ["sleep", "1000"], name=name, **more), aliases=aliases)
+    return await supervisor.start(made, rootless=rootless)
+
+
+@KINDS
+async def test_two_containers_know_each_other_by_name(bundle: Path, rootless: bool) -> None:
+    async with open_supervisor() as supervisor:
+        networks = [load_builtin("bridge")]
+        a = await start(supervisor, bundle, rootless, "a", networks=networks, aliases=("web", "not..usable"))
+        b = await start(supervisor, bundle, rootless, "B", networks=networks)
+        assert (GATEWAY,) == a.attachments[0].nameservers
+        assert list(b.attachments[0].addresses) == await ask(a, "b")
+        assert list(a.attachments[0].addresses) == await ask(b, "web")
+        assert list(a.attachments[0].addresses) == await ask(b, "a.ctnr.internal", tcp=True)
+        assert ["a."] == await ask(b, reversed_name(a.attachments[0].addresses[0]), "PTR")
+        await a.stop(0)
+        assert await code(b, "a.ctnr.internal") == "NXDOMAIN"
+        await b.stop(0)
+        again = await start(supervisor, bundle, rootless, "c", networks=networks)  # opened once more
+        assert list(again.attachments[0].addresses) == await ask(again, "c")
+
+
+@KINDS
+async def test_the_rest_of_the_world_is_asked_on_the_host(
+    bundle: Path, rootless: bool, internet: Internet
+) -> None:
+    async with open_supervisor() as supervisor:
+        one = await start(supervisor, bundle, rootless, "one", networks=[load_builtin("bridge")])
+        assert [internet.address] == await ask(one, "example.org")
+        assert len(await ask(one, BIG_NAME)) == BIG_COUNT, "cut short over UDP, whole over TCP"
+        assert ["example.org."] == await ask(one, reversed_name(internet.address), "PTR")
+        assert await code(one, "nobody.example.org") == "NXDOMAIN"
+        fetch = ["busybox", "wget", "-qO-", f"http://{internet.address}/"]
+        page = await one.sandbox.run(fetch, netns=one.netns)
+        assert b"Example Domain" in page.stdout
+
+
+@KINDS
+async def test_names_stay_on_their_networks(bundle: Path, rootless: bool, internet: Internet) -> None:
+    async with open_supervisor() as supervisor:
+        left, right = bridge("left", "10.81.0.0/24"), bridge("right", "10.82.0.0/24")
+        a = await start(supervisor, bundle, rootless, "a", networks=[left])
+        b = await start(supervisor, bundle, rootless, "b", networks=[right])
+        both = await start(supervisor, bundle, rootless, "both", networks=[left, right])
+        assert ("10.81.0.1",) == a.attachments[0].nameservers, "no name server is configured: ours is put in"
+        assert [] == await ask(a, "b", server="10.81.0.1")
+        assert [] == await ask(b, "a", server="10.82.0.1")
+        assert [both.attachments[0].addresses[0]] == await ask(a, "both", server="10.81.0.1")
+        assert list(b.attachments[0].addresses) == await ask(both, "b", server="10.81.0.1"), "it is on both"
+
+
+@KINDS
+async def test_a_network_without_a_way_out_forwards_nothing(
+    bundle: Path, rootless: bool, internet: Internet
+) -> None:
+    conf = {"cniVersion": "1.0.0", "name": "inner", "plugins": [{
+        "type": "bridge", "bridge": "ctnr-inner", "isGateway": True,
+        "ipam": {"type": "host-local", "subnet": "10.83.0.0/24"}}]}  # fmt: skip
+    network = NetworkList.from_bytes(json.dumps(conf).encode(), "test")
+    async with open_supervisor() as supervisor:
+        a = await start(supervisor, bundle, rootless, "a", networks=[network])
+        assert list(a.attachments[0].addresses) == await ask(a, "a", server="10.83.0.1")
+        assert await code(a, "example.org", server="10.83.0.1") == "SERVFAIL"
+
+
+async def test_where_the_port_is_taken_nothing_is_served(bundle: Path) -> None:
+    """Privileged, the host's own name server may listen on every address: it is left alone."""
+    taken = await trio.open_tcp_listeners(53, host="0.0.0.0")
+    try:
+        async with open_supervisor() as supervisor:
+            a = await start(supervisor, bundle, False, "a", networks=[bridge("plain", "10.84.0.0/24")])
+            assert () == a.attachments[0].nameservers
+    finally:
+        for listener in taken:
+            await listener.aclose()
+
+
+@KINDS
+async def test_of_two_networks_the_one_with_names_is_known(bundle: Path, rootless: bool) -> None:
+    async with open_supervisor() as supervisor:
+        networks = [load_builtin("slirp"), load_builtin("bridge")]
+        one = await start(supervisor, bundle, rootless, "one", networks=networks)
+        assert [False, True] == [attachment.knows_names for attachment in one.attachments]
+        assert one.attachments[1].forwards_names

@@ -19,7 +19,7 @@ import trio
 from netconf import AttachmentArgs, NetworkList, Result, parse_result
 from supervisor.errors import AttachmentError, PluginError
 from supervisor.network.name_service import NameService
-from supervisor.network.netlink import Netlink, link_exists, open_socket
+from supervisor.network.netlink import Netlink, add_network_broadcast, link_exists, open_socket
 from supervisor.network.netns import NetnsPool
 from supervisor.network.plugins import PluginNotFound, PluginRunner, default_cni_path
 from supervisor.network.ports import PortMapping, Reservation, reserve_ports
@@ -273,6 +273,8 @@ class Networks:
         record = msgspec.structs.replace(record, result=result)
         self._records.save(record)
         _verify_wishes(request, result)
+        if any(plugin.type == "bridge" for plugin in network.plugins):
+            await self._add_network_broadcasts(container.netns, request.ifname, result)
         if self.uplink is not None:
             for mapping in ports:
                 reservation.make_way(mapping)
@@ -297,6 +299,18 @@ class Networks:
             forwards_names=self.name_service.forwards(result),
             teardown=teardown,
         )
+
+    async def _add_network_broadcasts(self, netns: str, ifname: str, result: Result) -> None:
+        """`ip -4 route get 10.2.0.0` tells the container's address at its sixth place, on every kernel."""
+        addresses = [ip.address for ip in result.container_ips() if ":" not in ip.address]
+        with await self._sandbox.open_socket(
+            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, netns=netns
+        ) as sock:
+            for address in addresses:
+                try:
+                    add_network_broadcast(sock, ifname, address)
+                except (OSError, ValueError) as exc:  # a nicety: no container fails for it
+                    log.info("broadcast_route_refused", address=address, error=str(exc))
 
     def _inner(self, mapping: PortMapping) -> PortMapping:
         """The mapping as portmap has to make it: behind the uplink every port arrives at the uplink's own address."""

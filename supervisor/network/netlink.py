@@ -21,6 +21,7 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -101,6 +102,29 @@ def link_exists(sock: socket.socket, ifname: str) -> bool:
             return False
         raise
     return True
+
+
+def add_network_broadcast(sock: socket.socket, ifname: str, address: str) -> None:
+    """Make the network address of `address` (with prefix length) a broadcast one, as it was before Linux 5.14.
+
+    For a NETLINK_ROUTE socket; does not block. Nothing happens if it is one already.
+    Raises: OSError if the kernel refuses.
+    """
+    interface = ipaddress.IPv4Interface(address)
+    index = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(ifname)[:15]))[16:20]
+    # struct rtmsg: family, dst_len, src_len, tos, table local, protocol kernel, scope link, type broadcast, flags
+    route = struct.pack("=8BI", socket.AF_INET, 32, 0, 0, 255, 2, _RT_SCOPE_LINK, 3, 0)
+    for kind, value in (
+        (1, interface.network.network_address.packed),
+        (7, interface.ip.packed),
+        (4, index),
+    ):  # RTA_DST, RTA_PREFSRC, RTA_OIF
+        route += struct.pack("=HH4s", 8, kind, value)
+    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL
+    sock.send(struct.pack("=IHHII", 16 + len(route), _RTM_NEWROUTE, flags, 1, 0) + route)
+    number = -int.from_bytes(sock.recv(_RECEIVE_BYTES)[16:20], sys.byteorder, signed=True)
+    if number not in (0, errno.EEXIST):
+        raise OSError(number, os.strerror(number))
 
 
 async def preload() -> None:

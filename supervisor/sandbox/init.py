@@ -82,12 +82,21 @@ def _prepare_mounts(run_dir: str) -> None:
     syscalls.mount("tmpfs", run_dir, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0700")
     for name in ("netns", "containers", "runtime", "cni", "leases", "tty"):
         os.mkdir(f"{run_dir}/{name}", 0o700)
-    if os.path.isdir("/sys/fs/cgroup/unified"):
+    cgroup = "/sys/fs/cgroup"
+    if os.path.isdir(cgroup) and os.stat(cgroup).st_dev == os.stat("/sys/fs").st_dev:
+        # nothing is mounted there in a container; crun wants a cgroup2 or a tmpfs even if it makes no cgroups
+        _cover(cgroup)
+    elif os.path.isdir(f"{cgroup}/unified"):
         # crun refuses hybrid hosts whose cgroup2 has controllers; without a cgroup2 to see it takes them for v1
-        try:
-            syscalls.mount("tmpfs", "/sys/fs/cgroup/unified", "tmpfs", syscalls.MS_RDONLY | flags, "size=0")
-        except OSError:
-            pass  # then runtime selection finds out that only runc works
+        _cover(f"{cgroup}/unified")
+
+
+def _cover(path: str) -> None:
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    try:
+        syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_RDONLY | flags, "size=0")
+    except OSError:
+        pass  # then runtime selection finds out that only runc works
 
 
 class Init:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.world.internet import Internet
+from tests.world.internet import ROUTER_ADDRESS, Internet
 from tests.world.people import Person
 
 SERVE = """
@@ -47,21 +47,9 @@ def serve(me: Person, names: list[str]) -> Callable[..., str]:
     def start(network: str, *ports: str, name: str = "served") -> str:
         names.append(name)
         flags = [flag for port in ports for flag in ("-p", port)]
-        me.ctnr(
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--hostname",
-            name,
-            f"--network={network}",
-            *flags,
-            *PYTHON,
-            "demo",
-            "/usr/bin/python3",
-            "-ISc",
-            SERVE,
-        ).ok  # noqa: B018
+        words = ["run", "-d", "--name", name, "--hostname", name, f"--network={network}", *flags, *PYTHON]
+        done = me.ctnr(*words, "demo", "/usr/bin/python3", "-ISc", SERVE)
+        assert done.status == 0, done.stderr
         return name
 
     return start
@@ -148,6 +136,15 @@ def test_an_address_of_the_host(
         internet.run("busybox", "wget", "-qO-", f"http://{internet.machine_address}:8080/").decode().strip()
         == name
     )
+
+
+def test_the_callers_address_arrives(
+    me: Person, network: str, serve: Callable[..., str], internet: Internet
+) -> None:
+    serve(network, "8080:80")
+    assert fetch(8080, internet.machine_address, path="peer")
+    url = f"http://{internet.machine_address}:8080/peer"
+    assert ROUTER_ADDRESS == internet.run("busybox", "wget", "-qO-", url).decode()
 
 
 def test_two_containers_publish_side_by_side(me: Person, network: str, serve: Callable[..., str]) -> None:

@@ -69,6 +69,8 @@ class Engine:
         image = await self._image_of(request, report)
         config = self._config(image)
         process = config.config
+        if request.bundle and not request.name:
+            self._forget_last_of(request.bundle)
         record = self.records.new(
             request.name or request.bundle,
             image=request.image or (image.names[0] if image.names else image.id),
@@ -90,6 +92,17 @@ class Engine:
             self.records.remove(record)
             raise
         return record
+
+    def _forget_last_of(self, bundle: str) -> None:
+        """`run -b NAME` can be typed again: what took its name from the bundle makes room when it has ended.
+
+        What it wrote is in the bundle, which stays.
+        """
+        last = self.records.find(bundle)
+        if last is None or last.name != bundle or last.bundle != bundle:
+            return
+        if self.live(last) is None and not self.bundles.is_busy(bundle):
+            self.records.remove(last)
 
     async def _image_of(self, request: requests.Run, report: Report) -> Image:
         if request.image is not None:

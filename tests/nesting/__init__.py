@@ -1,0 +1,1 @@
+"""`make dist`, and containers in containers: the project's first text, typed as it stands there."""

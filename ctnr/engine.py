@@ -69,8 +69,7 @@ class Engine:
         image = await self._image_of(request, report)
         config = self._config(image)
         process = config.config
-        if request.bundle and not request.name:
-            self._forget_last_of(request.bundle)
+        await self._make_room(request)
         record = self.records.new(
             request.name or request.bundle,
             image=request.image or (image.names[0] if image.names else image.id),
@@ -93,15 +92,21 @@ class Engine:
             raise
         return record
 
-    def _forget_last_of(self, bundle: str) -> None:
-        """`run -b NAME` can be typed again: what took its name from the bundle makes room when it has ended.
+    async def _make_room(self, request: requests.Run) -> None:
+        """The same command can be typed again as soon as it has ended.
 
-        What it wrote is in the bundle, which stays.
+        A container whose program has ended is waited for: its clean-up goes on when its client has its status. And what
+        took its name from a bundle is forgotten then; what it wrote is in the bundle, which stays.
         """
-        last = self.records.find(bundle)
-        if last is None or last.name != bundle or last.bundle != bundle:
+        name = request.name or request.bundle
+        last = self.records.find(name) if name else None
+        if last is None or last.name != name:
             return
-        if self.live(last) is None and not self.bundles.is_busy(bundle):
+        container = self.live(last)
+        if container is not None and container.status is not None:
+            await container.wait_gone()
+        ended = self.live(last) is None and not self.bundles.is_busy(last.bundle)
+        if ended and request.name is None and last.bundle == name:
             self.records.remove(last)
 
     async def _image_of(self, request: requests.Run, report: Report) -> Image:

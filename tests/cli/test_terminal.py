@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from tests.world.people import Person
 
 
@@ -16,6 +18,7 @@ def test_prompt_size_keys_and_status(me: Person) -> None:
         terminal.expect(r"40 120\s")
         terminal.line("echo go-$((1+1)); sleep 1000")
         terminal.expect("go-2")
+        time.sleep(0.3)  # a person is not faster either: sleep must be there to be interrupted
         terminal.ctrl("c")
         terminal.expect(r"/ # ")
         terminal.line("exit 7")

@@ -15,7 +15,7 @@ from tests.world.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 # Debian's busybox calls it -ll what alpine's calls -lk
-NETCAT = b"#!/bin/sh\n[ \"$1\" = -lk ] && shift && set -- -ll \"$@\"\nexec busybox nc \"$@\"\n"
+NETCAT = b'#!/bin/sh\n[ "$1" = -lk ] && shift && set -- -ll "$@"\nexec busybox nc "$@"\n'
 
 
 @pytest.fixture(scope="session")

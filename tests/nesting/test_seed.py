@@ -76,9 +76,7 @@ def test_two_terminals(typist: Person, repository: Path) -> None:
             first.expect(PROMPT)
             first.line("nc -lk -p 8080 -e echo hello")
             first.expect("echo hello")
-            second = (
-                "ctnr exec test ctnr run --rootless --network=slirp,bridge docker://alpine:3.8 nc 10.2.0.2 8080"
-            )
+            second = "ctnr exec test ctnr run --rootless --network=slirp,bridge docker://alpine:3.8 nc 10.2.0.2 8080"
             for _ in range(3):
                 assert shell(typist, second).ok.stdout == "hello\n"
             first.ctrl("c")
@@ -123,6 +121,9 @@ def test_two_levels(typist: Person, repository: Path, internet: Internet) -> Non
         text = answer(first, "ctnr run --rootless --network=slirp,bridge docker://alpine:3.8 ip addr")
         assert "inet 10.0.2.100/24" in text
         assert "inet 10.2.0.2/24" in text
-        answer(first, "ctnr run --rm --rootless --network=slirp docker://alpine:3.8 wget --spider http://example.org")
+        answer(
+            first,
+            "ctnr run --rm --rootless --network=slirp docker://alpine:3.8 wget --spider http://example.org",
+        )
         first.line("exit")
         first.expect(PROMPT, SECONDS)

@@ -64,7 +64,7 @@ def _assert_nothing_left(before: set[str], known: set[int], step: int) -> None:
 def _command(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/cmdline") as file:
-            return file.read().replace("\0", " ")
+            return file.read().replace("\0", " ")[:100]
     except OSError:
         return "?"
 

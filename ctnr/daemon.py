@@ -48,23 +48,24 @@ def main() -> None:
             options.ready_fd, {"message": "another service has the lock", "cure": "ctnr supervisor status"}
         )
         sys.exit(1)
-    path = f"{options.runtime_dir}/service.sock"
-    listener = _listen(path)
+    listener = _listen(options.runtime_dir)
     try:
         trio.run(_serve_socket, options.runtime_dir, options.store_dir, listener, options.ready_fd)
     finally:
-        os.unlink(path)
+        os.unlink(f"{options.runtime_dir}/service.sock")
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(runtime_dir: str) -> socket.socket:
     with suppress(FileNotFoundError):
-        os.unlink(path)
+        os.unlink(f"{runtime_dir}/service.sock")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    directory = os.open(runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     old = os.umask(0o177)
     try:
-        listener.bind(path)
+        listener.bind(f"/proc/self/fd/{directory}/service.sock")  # a socket's own path has 107 bytes at most
     finally:
         os.umask(old)
+        os.close(directory)
     listener.listen(128)
     return listener
 

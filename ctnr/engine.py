@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ import msgspec
 from ctnr import __version__, requests
 from ctnr.bundles import defaults
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, resolv_conf, wishes_of
+from ctnr.bundles.errors import BundleError
 from ctnr.bundles.image import ImageConfig, load_image_config
 from ctnr.bundles.mounts import MountPlan, plan_mounts
+from ctnr.bundles.names import check_names
 from ctnr.bundles.process import (
     build_args,
     build_process,
@@ -43,6 +46,8 @@ from supervisor.supervisor import Supervisor
 if TYPE_CHECKING:
     from supervisor.service.server import Server
 
+KERNEL_FILES = ("/dev", "/proc", "/sys")
+
 
 class Engine:
     """Stores and supervisor put together; what the handlers call."""
@@ -66,6 +71,7 @@ class Engine:
     async def create(self, request: requests.Run, report: Report) -> Record:
         """Image, bundle and record of a container; nothing runs yet. Raises: SupervisorError, OSError."""
         self._networks(request)  # a wrong name is told before an image is fetched
+        check_names(request.name, request.hostname)
         image = await self._image_of(request, report)
         config = self._config(image)
         process = config.config
@@ -93,11 +99,8 @@ class Engine:
         return record
 
     async def _make_room(self, request: requests.Run) -> None:
-        """The same command can be typed again as soon as it has ended.
-
-        A container whose program has ended is waited for: its clean-up goes on when its client has its status. And what
-        took its name from a bundle is forgotten then; what it wrote is in the bundle, which stays.
-        """
+        """The same command can be typed again: what has the name and has ended is waited for (its clean-up goes on when
+        its client has its status), and forgotten if a bundle gave the name. What it wrote stays in the bundle."""
         name = request.name or request.bundle
         last = self.records.find(name) if name else None
         if last is None or last.name != name:
@@ -106,7 +109,7 @@ class Engine:
         if container is not None and container.status is not None:
             await container.wait_gone()
         ended = self.live(last) is None and not self.bundles.is_busy(last.bundle)
-        if ended and request.name is None and last.bundle == name:
+        if ended and last.bundle == request.bundle == name:
             self.records.remove(last)
 
     async def _image_of(self, request: requests.Run, report: Report) -> Image:
@@ -218,7 +221,12 @@ class Engine:
         await self._fill_volumes(plan, prepared, user.uid, user.gid)
         workdir = request.workdir or config.config.working_dir or "/"
         if workdir.strip("/"):
-            await realm.sandbox.make_dirs_in_root(prepared.rootfs, workdir)
+            try:
+                await realm.sandbox.make_dirs_in_root(prepared.rootfs, workdir)
+            except NotADirectoryError:
+                raise BundleError(
+                    f"working directory {workdir}: not a directory in the image", cure="choose another with -w"
+                ) from None
         facts = Facts(
             name=record.name,
             container_id=record.id,
@@ -253,7 +261,7 @@ class Engine:
         else:
             path = next((one[5:] for one in reversed(env) if one.startswith("PATH=")), defaults.PATH)
             paths = [os.path.normpath(os.path.join("/", cwd, part, command)) for part in path.split(":")]
-        if any(one.startswith(f"{target}/") or one == target for one in paths for target in mounted):
+        if any(_is_below(one, mounted) for one in paths):
             return
         found, unusable = await sandbox.find_executable(rootfs, paths)
         if found is None and unusable:
@@ -300,20 +308,32 @@ class Engine:
             await self.remove(record)
         elif os.path.isdir(self.records.directory(record)):
             self.records.save(record)
+        if record.request.hostname is None:
+            await self._forget_nested(record, record.request.rootless)
+
+    async def _forget_nested(self, record: Record, rootless: bool) -> None:
+        """Forget the containers that ran in a container on our store: no other will have its host name, and so them."""
+        for nested in self.records.of_host(record.id[:12]):
+            await self._forget_nested(nested, rootless)
+            await self.remove(nested, rootless=rootless)
 
     async def forget_failed(self, record: Record) -> None:
         """A `run` that did not come to its start leaves nothing, as with podman and --rm."""
         if self.live(record) is None:
             await self.remove(record)
 
-    async def remove(self, record: Record) -> None:
+    async def remove(self, record: Record, *, rootless: bool | None = None) -> None:
         """Remove a container that does not run, with what it has written unless its bundle has a name."""
         if record.bundle == record.id:
             directory = f"{self.bundles.root}/{record.bundle}"
             if os.path.isdir(directory):
                 bundle = self.bundles.open(record.bundle)
                 try:
-                    await self.bundles.remove(bundle, await self.sandbox(record.request.rootless))
+                    if bundle.is_written:
+                        kind = record.request.rootless if rootless is None else rootless
+                        await self.bundles.remove(bundle, await self.sandbox(kind))
+                    else:  # also where no sandbox can be had: that may be why it did not start
+                        shutil.rmtree(bundle.directory)
                 finally:
                     bundle.close()
         self.records.remove(record)
@@ -335,9 +355,12 @@ class Engine:
         if request.user is not None:
             user = resolve_user(await read_user_files(container.sandbox, container.rootfs), request.user)
         workdir = resolve_workdir(image, request.workdir or run.workdir)
-        targets = [wish.target for wish in wishes_of(run)]
+        targets = [*(wish.target for wish in wishes_of(run)), *(image.volumes or ())]
         sandbox = container.sandbox
         env = (*(image.env or ()), *run.env, *request.env)
+        targets += KERNEL_FILES
+        if not _is_below(workdir, targets) and workdir != "/":
+            await _check_workdir(sandbox, container.rootfs, workdir)
         await self._check_command(sandbox, container.rootfs, request.args[0], workdir, env, targets)
         process = build_process(
             args=request.args,
@@ -553,6 +576,23 @@ class Engine:
         if config is None:
             config = self._configs[image.id] = load_image_config(image.config_bytes)
         return config
+
+
+async def _check_workdir(sandbox: Sandbox, rootfs: str, workdir: str) -> None:
+    """Tell that a directory is not there before the runtime does, into the program's stderr. Raises: BundleError."""
+    why = "not there in the container"
+    try:
+        found = await sandbox.open_in_root(rootfs, workdir, os.O_PATH | os.O_DIRECTORY)
+    except NotADirectoryError:
+        found, why = None, "not a directory in the container"
+    if found is None:
+        raise BundleError(f"working directory {workdir}: {why}", cure="choose another with -w")
+    os.close(found)
+
+
+def _is_below(path: str, mounted: Iterable[str]) -> bool:
+    """Whether something is mounted at `path` or above it, so that the root filesystem does not tell what is there."""
+    return any(path.startswith(f"{target.rstrip('/')}/") or path == target for target in mounted)
 
 
 def _environment(of_caller: dict[str, str]) -> dict[str, str]:

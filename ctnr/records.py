@@ -109,6 +109,12 @@ class Records:
             raise NotFound(f"no container has the name or id {name_or_id}", cure="ctnr ps -a lists them")
         return record
 
+    def of_host(self, hostname: str) -> list[Record]:
+        """What services on a host of that name have written here: a container that shares the store is such a host."""
+        strangers = set(os.listdir(self._root)) - self._load().keys()
+        found = [_read(f"{self._root}/{name}/container.json") for name in strangers]
+        return [record for record in found if record and record.owner.partition(":")[0] == hostname]
+
     def _load(self) -> dict[str, Record]:
         # Read once: only this service writes its records.
         if self._records is None:

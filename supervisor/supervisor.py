@@ -43,7 +43,9 @@ class Supervisor:
         async with self._opening[kind]:
             realm = self._realms.get(kind)
             if realm is None or realm.sandbox.gone:
-                realm = self._realms[kind] = await self._nursery.start(self._run_realm, kind)
+                with bare_errors():
+                    realm = self._realms[kind] = await self._nursery.start(self._run_realm, kind)
+            assert realm is not None
         return realm
 
     async def _run_realm(self, rootless: bool, *, task_status: trio.TaskStatus[Realm]) -> None:

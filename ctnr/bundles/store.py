@@ -63,6 +63,11 @@ class Bundle:
         return f"{self.directory}/volumes"
 
     @property
+    def is_written(self) -> bool:
+        """Whether there may be files of a container in it: they can belong to subordinate ids."""
+        return any(os.path.exists(path) for path in (self.upper, self.work, self.volumes))
+
+    @property
     def file(self) -> BundleFile | None:
         """None if it was never filled."""
         return _read(f"{self.directory}/bundle.json")

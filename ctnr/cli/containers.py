@@ -189,6 +189,8 @@ def attach(service: Service, options: Parsed) -> int:
 
 
 def start(service: Service, options: Parsed) -> int:
+    if service.in_process:
+        raise UsageError("--no-service start: nothing would keep it running", cure="leave out --no-service")
     return _for_each(service, options, "start", {})
 
 

@@ -119,6 +119,8 @@ def run(service: Service, options: Parsed) -> int:
 def run_image(service: Service, options: Parsed, image: str | None, args: list[str]) -> int:
     from ctnr.cli import request as build
 
+    if service.in_process and options.flag("detach"):
+        raise UsageError("--no-service run -d: nothing would keep it running", cure="leave out one of the two")
     request = build.run_request(options, image, args)
     quiet = options.flag("quiet")
     request["progress"] = build.wants_progress(quiet=quiet)
@@ -131,7 +133,7 @@ def run_image(service: Service, options: Parsed, image: str | None, args: list[s
     from ctnr.client.session import run_foreground
 
     tty = options.flag("tty")
-    keys = options.text("detach_keys")
+    keys = "" if service.in_process else options.text("detach_keys")
     if tty:
         build.add_terminal(request)
         check_detach_keys(keys)

@@ -27,6 +27,7 @@ CHUNK = 65536
 DRAIN_SECONDS = (
     0.2  # silence after the exit that ends the copy, if some other program keeps the terminal open
 )
+EOF_SECONDS = (0.2, 8.0)  # ^D is typed again after so long, and then after twice as long, up to the second number
 _TTOU = 22
 _ENDING = (signals.HUP, signals.INT, signals.QUIT, signals.TERM)
 
@@ -56,6 +57,8 @@ class Terminal:
         self._impatience: list[float] = []
         self._to_program, self._to_user = bytearray(), bytearray()
         self._last_typed = b"\n"
+        self._end_again: float | None = None  # when to type ^D once more
+        self._end_pause = EOF_SECONDS[0]
         self._detached = False
         self._status: int | None = None
         self._quiet_since = 0.0
@@ -116,7 +119,8 @@ class Terminal:
         poll = select.poll()
         for number, events in wanted.items():
             poll.register(number, events)
-        ready = dict(poll.poll(None if self._status is None else DRAIN_SECONDS * 1000))
+        ready = dict(poll.poll(self._patience()))
+        self._repeat_end()
         if wakeup in ready:
             self._on_signals()
         if self._to_program and self._into in ready and not _write_some(self._into, self._to_program, CHUNK):
@@ -166,6 +170,24 @@ class Terminal:
         self._interactive = False
         if self._is_tty:
             self._to_program += self._keys.rest() + self._end_of_input()
+            self._last_typed = b"\n"
+            self._end_again = time.monotonic() + self._end_pause
+
+    def _patience(self) -> float | None:
+        """Milliseconds until something is due though nothing has come."""
+        if self._status is not None:
+            return DRAIN_SECONDS * 1000
+        return None if self._end_again is None else max(0, self._end_again - time.monotonic()) * 1000
+
+    def _repeat_end(self) -> None:
+        """At the end of piped input, ^D is typed until the program has ended, as a person would: one that comes while
+        the program sets its terminal up is lost, and every further reader is at the end, too."""
+        if self._end_again is None or time.monotonic() < self._end_again:
+            return
+        self._end_pause = min(self._end_pause * 2, EOF_SECONDS[1])
+        self._end_again = time.monotonic() + self._end_pause
+        if self._status is None and self._into is not None and not self._to_program:
+            self._to_program += self._end_of_input()
 
     def _end_input(self) -> None:
         """Let the program see the end of piped input."""

@@ -81,9 +81,9 @@ class Skopeo:
     options: Sequence[str] = ()
     environ: Mapping[str, str] | None = None
 
-    async def copy(self, source: str, destination: str, *options: str) -> None:
+    async def copy(self, source: str, destination: str, *options: str, told_as: str | None = None) -> None:
         """`skopeo copy`. Cancelled, it is ended and waited for. Raises: TransferFailed, one clear line and a cure."""
-        await self._run(source, "copy", "--quiet", *options, source, destination)
+        await self._run(told_as or source, "copy", "--quiet", *options, source, destination)
 
     async def inspect(self, source: str, *options: str) -> bytes:
         """What `skopeo inspect --raw` prints: the manifest or index as it is there, or with --config the configuration.

@@ -459,7 +459,9 @@ class ImageStore:
                     os.symlink(self.blob(digest), f"{directory}/manifest.json")
                     for one in {manifest.config.hex, *(layer.hex for layer in manifest.layers)}:
                         os.symlink(self.blob(one), f"{directory}/{one}")
-                    await skopeo.Skopeo(("--insecure-policy",)).copy(f"dir:{directory}", destination)
+                    await skopeo.Skopeo(("--insecure-policy",)).copy(
+                        f"dir:{directory}", destination, told_as=f"{text} to {destination}"
+                    )
                 finally:
                     shutil.rmtree(directory, ignore_errors=True)
 

@@ -306,6 +306,7 @@ async def open_sandbox(run_dir: str, *, rootless: bool) -> AsyncIterator[Sandbox
                 exc.add_note(f"init: {line}")
             raise
         assert channel.init_pid is not None
+        await _reap(starter.pid, starter)  # it ends with its message; no zombie for as long as we live
         sandbox = Sandbox(channel, channel.init_pid, run_dir, rootless=rootless)
         # shielded: while those in the block clean up, init must still be heard
         listening = trio.CancelScope(shield=True)

@@ -140,13 +140,13 @@ def test_an_address_that_is_taken(me: Person, start: Start) -> None:
 
 
 def test_the_network_of_another_container(me: Person, start: Start) -> None:
-    start("a", "--network=slirp,bridge", "--hostname=a")
+    start("peer", "--network=slirp,bridge", "--hostname=peer")
     show = "readlink /proc/self/ns/net; cat /etc/resolv.conf"
-    assert inside(me, "a", show) == run(me, "--network=container:a", script=show)
-    done = me.ctnr("run", "--rm", "--network=container:a", "-p", "80", "demo", "true")
+    assert inside(me, "peer", show) == run(me, "--network=container:peer", script=show)
+    done = me.ctnr("run", "--rm", "--network=container:peer", "-p", "80", "demo", "true")
     assert "-p can't be had" in done.stderr
-    me.ctnr("rm", "-f", "a").ok  # noqa: B018
-    assert "no container has the name" in me.ctnr("run", "--network=container:a", "demo", "true").stderr
+    me.ctnr("rm", "-f", "peer").ok  # noqa: B018
+    assert "no container has the name" in me.ctnr("run", "--network=container:peer", "demo", "true").stderr
 
 
 def test_the_hosts_network_of_another_container(me: Person, start: Start) -> None:

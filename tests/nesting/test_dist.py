@@ -57,7 +57,7 @@ def test_its_size(repository: Path) -> None:
 def test_its_programs_run_without_a_libc(busybox_root: Path) -> None:
     said = in_root(
         busybox_root,
-        "ctnr version && crun --version && skopeo --version && slirp4netns --version && iptables -V; catatonit 2>&1",
+        "ctnr version; crun --version; skopeo --version; slirp4netns --version; iptables -V; catatonit 2>&1; true",
     )
     for word in (
         "ctnr ",

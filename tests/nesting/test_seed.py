@@ -79,10 +79,19 @@ def test_two_terminals(typist: Person, repository: Path) -> None:
             second = "ctnr exec test ctnr run --rootless --network=slirp,bridge docker://alpine:3.8 nc 10.2.0.2 8080"
             for _ in range(3):
                 assert shell(typist, second).ok.stdout == "hello\n"
+            assert "[python" not in shell(typist, "ctnr exec test ps").ok.stdout, "a zombie"
             first.ctrl("c")
             first.expect(PROMPT, SECONDS)
             first.line("exit")
             first.expect(PROMPT, SECONDS)
+    known = {
+        typist.store_dir / "containers" / line
+        for line in typist.ctnr("ps", "-aq", "--no-trunc").ok.stdout.split()
+    }
+    assert known == set((typist.store_dir / "containers").iterdir()), (
+        "those of the outer container went with it"
+    )
+    assert [typist.store_dir / "bundles/test"] == list((typist.store_dir / "bundles").iterdir())
 
 
 def test_killed_with_all_that_is_in_it(typist: Person, repository: Path) -> None:
@@ -104,6 +113,7 @@ def test_what_the_outer_container_can_do_for_its_own(
     with outer_container(typist, repository) as first:
         run_in = "ctnr run --rm --network=bridge docker://alpine:3.8"
         assert "inet 10.2.0.2/24" in answer(first, f"{run_in} ip addr show cni0")
+        assert "Seccomp:\t2" in answer(first, f"{run_in} grep Seccomp: /proc/self/status")
         answer(first, f"{run_in} wget --spider http://example.org")
         server = "nc -lk -p 80 -e echo from inside"
         answer(first, f"ctnr run -d --name=web --network=bridge -p 8080:80 docker://alpine:3.8 {server}")

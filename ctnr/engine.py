@@ -6,15 +6,14 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ctnr import __version__, requests
-from ctnr.bundles import defaults
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, resolv_conf, wishes_of
+from ctnr.bundles.command import check_command, is_below
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.image import ImageConfig, load_image_config
 from ctnr.bundles.mounts import MountPlan, plan_mounts
@@ -36,7 +35,8 @@ from ctnr.networks import Chosen, choose_networks
 from ctnr.records import Record, Records
 from netconf import search_path
 from supervisor.container import Built, Container, ContainerSpec, Overlay, Prepared, State
-from supervisor.errors import CommandNotExecutable, CommandNotFound, NotFound, SupervisorError, WrongState
+from supervisor.errors import NotFound, SupervisorError, WrongState
+from supervisor.network.plugins import default_cni_path
 from supervisor.network.ports import parse_all_ports
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
@@ -225,7 +225,8 @@ class Engine:
                 await realm.sandbox.make_dirs_in_root(prepared.rootfs, workdir)
             except NotADirectoryError:
                 raise BundleError(
-                    f"working directory {workdir}: not a directory in the image", cure="choose another with -w"
+                    f"working directory {workdir}: not a directory in the image",
+                    cure="choose another with -w",
                 ) from None
         facts = Facts(
             name=record.name,
@@ -240,39 +241,8 @@ class Engine:
         targets = [mount.destination for mount in plan.mounts]
         args = build_args(config.config, request.entrypoint, request.args)
         env = (*(config.config.env or ()), *request.env)
-        await self._check_command(realm.sandbox, prepared.rootfs, args[0], workdir, env, targets)
+        await check_command(realm.sandbox, prepared.rootfs, args[0], workdir, env, targets)
         return build_bundle(config, request, facts, prepared, self._profiles)
-
-    async def _check_command(
-        self,
-        sandbox: Sandbox,
-        rootfs: str,
-        command: str,
-        cwd: str,
-        env: Sequence[str],
-        mounted: Sequence[str],
-    ) -> None:
-        """Tell that a command is not there before the runtime does: crun would also write it into the program's stderr.
-
-        What is mounted into the container can't be seen here, so then the runtime has to tell.
-        """
-        if "/" in command:
-            paths = [os.path.normpath(os.path.join("/", cwd, command))]
-        else:
-            path = next((one[5:] for one in reversed(env) if one.startswith("PATH=")), defaults.PATH)
-            paths = [os.path.normpath(os.path.join("/", cwd, part, command)) for part in path.split(":")]
-        if any(_is_below(one, mounted) for one in paths):
-            return
-        found, unusable = await sandbox.find_executable(rootfs, paths)
-        if found is None and unusable:
-            raise CommandNotExecutable(
-                f"{command}: can't be executed in the container",
-                cure="chmod +x it in the image, or name a program",
-            )
-        if found is None:
-            raise CommandNotFound(
-                f"{command}: not found in the container", cure="check its name, and PATH in the image"
-            )
 
     async def _fill_volumes(self, plan: MountPlan, prepared: Prepared, uid: int, gid: int) -> None:
         sandbox = prepared.realm.sandbox
@@ -359,9 +329,9 @@ class Engine:
         sandbox = container.sandbox
         env = (*(image.env or ()), *run.env, *request.env)
         targets += KERNEL_FILES
-        if not _is_below(workdir, targets) and workdir != "/":
+        if not is_below(workdir, targets) and workdir != "/":
             await _check_workdir(sandbox, container.rootfs, workdir)
-        await self._check_command(sandbox, container.rootfs, request.args[0], workdir, env, targets)
+        await check_command(sandbox, container.rootfs, request.args[0], workdir, env, targets)
         process = build_process(
             args=request.args,
             env=(*run.env, *request.env),
@@ -544,7 +514,9 @@ class Engine:
         """What a request's networks come to. Raises: NetconfError, SupervisorError."""
         environ = _environment(request.environ)
         default = "default" if self.supervisor.privileged and not request.rootless else "slirp"
-        return choose_networks(request, default, search_path(environ, environ.get("HOME")))
+        return choose_networks(
+            request, default, search_path(environ, environ.get("HOME")), cni_path=default_cni_path(environ)
+        )
 
     async def rewrite_name_servers(self, record: Record, container: Container) -> None:
         """Its networks have changed: its resolv.conf, a file that is mounted, gets another content."""
@@ -588,11 +560,6 @@ async def _check_workdir(sandbox: Sandbox, rootfs: str, workdir: str) -> None:
     if found is None:
         raise BundleError(f"working directory {workdir}: {why}", cure="choose another with -w")
     os.close(found)
-
-
-def _is_below(path: str, mounted: Iterable[str]) -> bool:
-    """Whether something is mounted at `path` or above it, so that the root filesystem does not tell what is there."""
-    return any(path.startswith(f"{target.rstrip('/')}/") or path == target for target in mounted)
 
 
 def _environment(of_caller: dict[str, str]) -> dict[str, str]:

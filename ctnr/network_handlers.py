@@ -171,14 +171,14 @@ async def net_check(engine: Engine, request: requests.NetCheck, connection: Conn
         load_network(name, _directories(engine, request))  # tells what is wrong
     for network in known:
         if not request.names or network.name in request.names:
-            rows.append(await _check(engine, network))
+            rows.append(await _check(engine, network, default_cni_path(_environment(request))))
     return rows
 
 
-async def _check(engine: Engine, network: NetworkList) -> dict[str, Any]:
+async def _check(engine: Engine, network: NetworkList, cni_path: tuple[str, ...]) -> dict[str, Any]:
     row: dict[str, Any] = {"network": network.name, "ok": True, "detail": "", "cure": None}
     try:
-        _check_programs(network)
+        _check_programs(network, cni_path)
     except (SupervisorError, NetconfError) as exc:
         # a built-in one that this machine can't have is a pity, not a fault
         return {**row, "ok": None if is_builtin(network) else False, "detail": exc.message, "cure": exc.cure}
@@ -193,15 +193,15 @@ async def _check(engine: Engine, network: NetworkList) -> dict[str, Any]:
     return {**row, "ok": False, "detail": "; ".join(failed)} if failed else row
 
 
-def _check_programs(network: NetworkList) -> None:
+def _check_programs(network: NetworkList, cni_path: tuple[str, ...]) -> None:
     for plugin in network.plugins:
         if plugin.type == "slirp":
             find_program()
             decode_options(msgspec.json.decode(plugin.raw))
             continue
-        find_plugin(plugin.type, default_cni_path(os.environ))
+        find_plugin(plugin.type, cni_path)
         if plugin.ipam_type:
-            find_plugin(plugin.ipam_type, default_cni_path(os.environ))
+            find_plugin(plugin.ipam_type, cni_path)
 
 
 async def net_show(engine: Engine, request: requests.NetShow, connection: Connection) -> Any:
@@ -250,7 +250,8 @@ async def net_connect(engine: Engine, request: requests.NetConnect, connection: 
         request.network, _directories(engine, request), ip=request.ip, mac=request.mac
     )
     aliases = (*wishes.pop("aliases", ()), *request.aliases)
-    attachment = await container.connect(network, aliases=aliases, **wishes)
+    cni_path = default_cni_path(_environment(request))
+    attachment = await container.connect(network, aliases=aliases, cni_path=cni_path, **wishes)
     await engine.rewrite_name_servers(record, container)
     return {"ifname": attachment.ifname, "addresses": attachment.addresses}
 
@@ -264,8 +265,12 @@ async def net_disconnect(engine: Engine, request: requests.NetDisconnect, connec
 
 
 def _directories(engine: Engine, request: Any) -> tuple[str, ...]:
-    environ = {**os.environ, **request.environ}
+    environ = _environment(request)
     return search_path(environ, environ.get("HOME"))
+
+
+def _environment(request: Any) -> dict[str, str]:
+    return {**os.environ, **request.environ}
 
 
 def _attachments(engine: Engine, network: str) -> list[tuple[Container, Attachment]]:

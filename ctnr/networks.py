@@ -58,7 +58,9 @@ class Chosen:
     path: str | None = None
 
 
-def choose_networks(run: requests.Run, default: str, directories: Sequence[str]) -> Chosen:
+def choose_networks(
+    run: requests.Run, default: str, directories: Sequence[str], *, cni_path: tuple[str, ...] = ()
+) -> Chosen:
     """Raises: NetconfError, SupervisorError."""
     names = (default,) if run.networks is None else run.networks
     for name in names:
@@ -85,7 +87,9 @@ def choose_networks(run: requests.Run, default: str, directories: Sequence[str])
     common = {key: value for key, value in (("ip", run.ip), ("mac", run.mac)) if value is not None}
     return Chosen(
         requests=tuple(
-            NetworkRequest(network=one.network, ifname=one.ifname, **{**_wishes(common), **own})
+            NetworkRequest(
+                network=one.network, ifname=one.ifname, cni_path=cni_path, **{**_wishes(common), **own}
+            )
             for one, (_, own) in zip(numbered, loaded, strict=True)
         )
     )

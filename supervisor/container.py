@@ -148,14 +148,17 @@ class Container:
         try:
             with self._scope:
                 async with trio.open_nursery() as self._nursery:
-                    teardown = Teardown()
+                    teardown, failure = Teardown(), None
                     try:
                         started = await self._set_up(teardown)
                         announced = True
                         task_status.started(self)
                         await self._live(started)
+                    except Exception as exc:
+                        failure = exc
+                        raise
                     finally:
-                        await self._take_down(teardown)
+                        await self._take_down(teardown, failure)
                     self._nursery.cancel_scope.cancel()
         except Exception as exc:
             if not announced:
@@ -230,12 +233,15 @@ class Container:
         self.finished_at, self.state = time.time(), State.STOPPED
         self._exited.set()
 
-    async def _take_down(self, teardown: Teardown) -> None:
+    async def _take_down(self, teardown: Teardown, failure: Exception | None) -> None:
+        """After a `failure` that one is told: that a plugin refuses DEL as well is no news after its ADD."""
         with trio.CancelScope(shield=True):
             try:
                 await teardown.run()
-            except ExceptionGroup:
-                if not self._realm.sandbox.gone:
+            except ExceptionGroup as group:
+                if failure is not None:
+                    log.warning("teardown_failed", id=self.id, error=str(single_error(group)))
+                elif not self._realm.sandbox.gone:
                     raise  # else the kernel has cleaned up, or the journal's next sweep will
             finally:
                 with trio.move_on_after(DRAIN_SECONDS):

@@ -120,7 +120,9 @@ def run_image(service: Service, options: Parsed, image: str | None, args: list[s
     from ctnr.cli import request as build
 
     if service.in_process and options.flag("detach"):
-        raise UsageError("--no-service run -d: nothing would keep it running", cure="leave out one of the two")
+        raise UsageError(
+            "--no-service run -d: nothing would keep it running", cure="leave out one of the two"
+        )
     request = build.run_request(options, image, args)
     quiet = options.flag("quiet")
     request["progress"] = build.wants_progress(quiet=quiet)

@@ -27,7 +27,10 @@ CHUNK = 65536
 DRAIN_SECONDS = (
     0.2  # silence after the exit that ends the copy, if some other program keeps the terminal open
 )
-EOF_SECONDS = (0.2, 8.0)  # ^D is typed again after so long, and then after twice as long, up to the second number
+EOF_SECONDS = (
+    0.2,
+    8.0,
+)  # ^D is typed again after so long, and then after twice as long, up to the second number
 _TTOU = 22
 _ENDING = (signals.HUP, signals.INT, signals.QUIT, signals.TERM)
 

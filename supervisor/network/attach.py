@@ -46,6 +46,7 @@ class NetworkRequest:
     ip: str | None = None
     mac: str | None = None
     aliases: tuple[str, ...] = ()  # on this network only
+    cni_path: tuple[str, ...] = ()  # where its plugins are; (): by our own environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +264,7 @@ class Networks:
             netns=container.netns,
             cni_args=(("IgnoreUnknown", "1"),),
             capability_args=capability_args,
-            cni_path=default_cni_path(os.environ),
+            cni_path=request.cni_path or default_cni_path(os.environ),
         )
         record = AttachmentRecord(network=network, args=args, result=None)
         self._records.save(record)

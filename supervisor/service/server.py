@@ -206,6 +206,7 @@ def _os_error_text(exc: OSError) -> str:
 
 def _os_error_cure(exc: OSError) -> str | None:
     cures = {28: "free some space (ctnr image gc drops what no image needs), or move the store: --store-dir",
+             20: "choose another store: --store-dir",
              30: "choose a store on a writable file system: --store-dir",
              13: "see that the path belongs to you, or choose another store: --store-dir"}  # fmt: skip
     return cures.get(exc.errno or 0)

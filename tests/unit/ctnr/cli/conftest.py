@@ -49,6 +49,7 @@ class FakeService:
 
     runtime_dir = "/nowhere"
     log_file = "/nowhere/service.log"
+    in_process = False
 
     def __init__(self) -> None:
         self.asked: list[Any] = []

@@ -28,6 +28,7 @@ from supervisor.supervisor import open_supervisor
 log = structlog.get_logger()
 
 IDLE_SECONDS = 300.0
+RUNTIME_DIR_BYTES_MAX = 107 - len("/sandbox/0123456789ab-cni00.sock")  # the longest of its sockets; unix(7)
 
 
 def main() -> None:
@@ -40,6 +41,11 @@ def main() -> None:
     if options.ready_fd is not None:
         os.set_inheritable(options.ready_fd, False)
     configure_logging()
+    try:
+        _check_length(options.runtime_dir)
+    except SupervisorError as exc:
+        _tell(options.ready_fd, {"message": exc.message, "cure": exc.cure or ""})
+        sys.exit(1)
     lock = os.open(f"{options.runtime_dir}/service.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,6 +59,15 @@ def main() -> None:
         trio.run(_serve_socket, options.runtime_dir, options.store_dir, listener, options.ready_fd)
     finally:
         os.unlink(f"{options.runtime_dir}/service.sock")
+
+
+def _check_length(runtime_dir: str) -> None:
+    """Told at the start, not by the first terminal or slirp4netns. Raises: SupervisorError."""
+    if len(os.fsencode(runtime_dir)) > RUNTIME_DIR_BYTES_MAX:
+        raise SupervisorError(
+            f"runtime directory {runtime_dir}: longer than {RUNTIME_DIR_BYTES_MAX} bytes, too long for sockets in it",
+            cure="set CTNR_RUNTIME_DIR to a shorter path",
+        )
 
 
 def _listen(runtime_dir: str) -> socket.socket:
@@ -97,7 +112,8 @@ async def _serve_socket(
 async def run_engine(
     runtime_dir: str, store_dir: str, serve: Callable[[Server, Engine], Awaitable[None]]
 ) -> None:
-    """Run `serve` with everything that requests need."""
+    """Run `serve` with everything that requests need. Raises: SupervisorError, OSError."""
+    _check_length(runtime_dir)
     sandbox_dir = f"{runtime_dir}/sandbox"
     os.makedirs(sandbox_dir, 0o700, exist_ok=True)
     async with open_supervisor(sandbox_dir, runtime=os.environ.get("CTNR_RUNTIME")) as supervisor:

@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
+import trio
 
 from ctnr import __version__, requests
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, resolv_conf, wishes_of
@@ -45,6 +47,8 @@ from supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from supervisor.service.server import Server
+
+log = structlog.get_logger()
 
 KERNEL_FILES = ("/dev", "/proc", "/sys")
 
@@ -163,9 +167,19 @@ class Engine:
             bundle.close()
             raise
         record.started, record.finished, record.status, record.error = time.time(), None, None, None
-        self.records.save(record)
+        try:
+            self.records.save(record)
+        except OSError as exc:
+            # the program runs, and may itself have filled the disk; at its end this is saved again
+            log.warning("record_not_saved", container=record.name, error=str(exc))
         if background and container.terminal is not None:
-            container.take_over_terminal(self.records.log_path(record))
+            try:
+                container.take_over_terminal(self.records.log_path(record))
+            except BaseException:
+                container.cancel()
+                with trio.CancelScope(shield=True):
+                    await container.wait_gone()
+                raise
         return container
 
     def _spec(

@@ -75,8 +75,8 @@ def resolve_user(files: UserFiles, user: str | None, group_add: Sequence[str] = 
     groups: list[int] = []
     if group:
         gid = _resolve_group(files.group, group)
-    elif line is not None and number is None:
-        groups = _groups_of(files.group, name)
+    elif line is not None:  # by number as well as by name: the OCI image specification, "User"
+        groups = _groups_of(files.group, line.name)
     groups += [_resolve_group(files.group, added) for added in group_add]
     return ResolvedUser(uid=uid, gid=gid, additional_gids=tuple(dict.fromkeys((gid, *groups))), home=home)
 
@@ -95,6 +95,7 @@ def check_mapped(user: ResolvedUser, mapped_ids: int | None) -> None:
 
 
 class _UserLine(msgspec.Struct, frozen=True):
+    name: str
     uid: int
     gid: int
     home: str
@@ -109,9 +110,9 @@ def _find_user(passwd: bytes, wanted: str) -> _UserLine | None:
         if uid is None or gid is None:
             continue
         if fields[0] == wanted:
-            return _UserLine(uid, gid, fields[5])
+            return _UserLine(fields[0], uid, gid, fields[5])
         if number is not None and uid == number and by_number is None:
-            by_number = _UserLine(uid, gid, fields[5])
+            by_number = _UserLine(fields[0], uid, gid, fields[5])
     return by_number
 
 

@@ -384,6 +384,7 @@ class Engine:
     def summary(self, record: Record) -> dict[str, Any]:
         """A row of `ps`. What runs is the supervisor's word, not the record's."""
         container = self.live(record)
+        attachments = container.attachments if container is not None else ()
         state = State.STOPPED if record.started is not None else State.CREATED
         return {
             "id": record.id,
@@ -397,22 +398,19 @@ class Engine:
             "state": container.state if container is not None else state,
             "status": None if container is not None else record.status,
             "error": record.error,
-            "pid": self._outer_pid(container),
+            "pid": container.pid if container is not None else None,
             "networks": [
                 {"network": one.network.name, "ifname": one.ifname, "addresses": one.addresses}
-                for one in (container.attachments if container is not None else ())
+                for one in attachments
             ],
             "ports": [
                 {**msgspec.to_builtins(port), "network": one.network.name}
-                for one in (container.attachments if container is not None else ())
+                for one in attachments
                 for port in one.ports
             ],
             "labels": dict(label.partition("=")[::2] for label in record.request.labels),
             "bundle": record.bundle,
         }
-
-    def _outer_pid(self, container: Container | None) -> int | None:
-        return None if container is None else container.pid
 
     def inspect(self, record: Record) -> dict[str, Any]:
         """Everything known of a container."""
@@ -450,7 +448,7 @@ class Engine:
         """Raises: as ImageStore.pull."""
         return await self.images.pull(
             text, sandbox=self.sandbox, policy=policy, mode=mode, platform=platform,
-            environ=_environment(environ), report=report,
+            environ=caller_environment(environ), report=report,
         )  # fmt: skip
 
     async def import_image(
@@ -498,11 +496,7 @@ class Engine:
                 if container is not None and request.force:
                     container.cancel()
                     await container.wait_gone()
-            bundle = self.bundles.get(name)
-            try:
-                await self.bundles.remove(bundle, sandbox)
-            finally:
-                bundle.close()
+            await self.bundles.remove(self.bundles.get(name), sandbox)
             for record in users:
                 self.records.remove(record)
         return list(request.names)
@@ -514,11 +508,8 @@ class Engine:
         removed = []
         for name in stale:
             if not self.bundles.is_busy(name):
-                bundle = self.bundles.get(name)
-                try:
-                    await self.bundles.remove(bundle, await self.sandbox())
-                finally:
-                    bundle.close()
+                sandbox = await self.sandbox()
+                await self.bundles.remove(self.bundles.get(name), sandbox)
                 removed.append(name)
         return removed
 
@@ -526,7 +517,7 @@ class Engine:
 
     def _networks(self, request: requests.Run) -> Chosen:
         """What a request's networks come to. Raises: NetconfError, SupervisorError."""
-        environ = _environment(request.environ)
+        environ = caller_environment(request.environ)
         default = "default" if self.supervisor.privileged and not request.rootless else "slirp"
         return choose_networks(
             request, default, search_path(environ, environ.get("HOME")), cni_path=default_cni_path(environ)
@@ -576,6 +567,6 @@ async def _check_workdir(sandbox: Sandbox, rootfs: str, workdir: str) -> None:
     os.close(found)
 
 
-def _environment(of_caller: dict[str, str]) -> dict[str, str]:
+def caller_environment(of_caller: dict[str, str]) -> dict[str, str]:
     """The service's environment with what its caller has set differently."""
     return {**os.environ, **of_caller}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal as signals
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,7 @@ async def run(engine: Engine, request: requests.Run, connection: Connection) -> 
         return {"container": record.id, "name": record.name}
     try:
         detached = await _accompany(engine, container, connection)
-    except BaseException:  # the client has gone: Cancelled leaves a nursery in a group
+    except BaseException:  # the client has gone
         container.cancel()
         with trio.CancelScope(shield=True):
             await container.wait_gone()
@@ -83,30 +83,39 @@ async def _announce(request: requests.Run | requests.ExecIn, connection: Connect
 
 async def _accompany(engine: Engine, container: Container, connection: Connection) -> bool:
     """Until a foreground container is gone, or its client detaches (True)."""
-    detached = trio.Event()
-
-    async def control(said: Control) -> None:
-        if said.op == "detach":
-            detached.set()
-        elif said.op == "signal" and container.state is State.RUNNING:
-            await container.signal(said.signal)
-
     terminal = (container.terminal,) if container.terminal is not None else ()
     await connection.send("started", terminal, container=container.id, name=container.name)
-    await connection.handle_controls(control)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_then_cancel, detached.wait, nursery.cancel_scope)
-        await container.wait_gone()
-        nursery.cancel_scope.cancel()
-    if detached.is_set() and container.state is State.RUNNING:
+    detached = await _obey_until(container.wait_gone, connection, partial(_signal, container))
+    if detached and container.state is State.RUNNING:
         engine.keep_in_background(container)
         return True
     return False
 
 
-async def _then_cancel(wait: Any, scope: trio.CancelScope) -> None:
-    await wait()
-    scope.cancel()
+async def _obey_until(
+    end: Callable[[], Awaitable[object]],
+    connection: Connection,
+    send_signal: Callable[[int], Awaitable[None]],
+) -> bool:
+    """Do what the client says until `end` returns, or the client detaches (True)."""
+    scope = trio.CancelScope()
+
+    async def control(said: Control) -> None:
+        if said.op == "detach":
+            scope.cancel()
+        elif said.op == "signal":
+            await send_signal(said.signal)
+
+    await connection.handle_controls(control)
+    with scope:
+        await end()
+    return scope.cancel_called
+
+
+async def _signal(container: Container, number: int) -> None:
+    """One that comes too late is for nobody."""
+    if container.state is State.RUNNING:
+        await container.signal(number)
 
 
 def _stdio(request: requests.Run | requests.ExecIn, descriptors: list[int]) -> Stdio:
@@ -152,21 +161,9 @@ async def exec_in(engine: Engine, request: requests.ExecIn, connection: Connecti
 
 async def _accompany_exec(started: Started, connection: Connection, container: str) -> Any:
     process = started.process
-    detached = trio.Event()
-
-    async def control(said: Control) -> None:
-        if said.op == "detach":
-            detached.set()
-        elif said.op == "signal":
-            await process.signal(said.signal)
-
     terminal = (started.terminal,) if started.terminal is not None else ()
     await connection.send("started", terminal, container=container, name=container)
-    await connection.handle_controls(control)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_then_cancel, detached.wait, nursery.cancel_scope)
-        await process.wait()
-        nursery.cancel_scope.cancel()
+    await _obey_until(process.wait, connection, process.signal)
     if process.status is None:
         return {"container": container, "detached": True}
     return Exited(process.status)
@@ -184,26 +181,13 @@ async def attach(engine: Engine, request: requests.Attach, connection: Connectio
     into = container.terminal if container.spec.stdio.tty else container.stdin
     if into is not None and request.stdin:
         ends.append(into)
-    detached = trio.Event()
-
-    async def control(said: Control) -> None:
-        if said.op == "detach":
-            detached.set()
-        elif said.op == "signal" and container.state is State.RUNNING:
-            await container.signal(said.signal)
-
     try:
         await connection.send(
             "started", tuple(ends), container=container.id, name=container.name, tty=container.spec.stdio.tty
         )
-        await connection.handle_controls(control)
     finally:
         os.close(output)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_then_cancel, detached.wait, nursery.cancel_scope)
-        await container.wait_gone()
-        nursery.cancel_scope.cancel()
-    if detached.is_set():
+    if await _obey_until(container.wait_gone, connection, partial(_signal, container)):
         return {"container": container.id, "detached": True}
     return Exited(await container.wait())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import msgspec
 import trio
 
 from ctnr import networks, requests
-from ctnr.engine import Engine
+from ctnr.engine import Engine, caller_environment
 from netconf import NetconfError, NetworkList, is_builtin, list_networks, load_network, search_path
 from supervisor.container import Container, State
 from supervisor.errors import AttachmentError, NotFound, SupervisorError
@@ -171,7 +170,7 @@ async def net_check(engine: Engine, request: requests.NetCheck, connection: Conn
         load_network(name, _directories(engine, request))  # tells what is wrong
     for network in known:
         if not request.names or network.name in request.names:
-            rows.append(await _check(engine, network, default_cni_path(_environment(request))))
+            rows.append(await _check(engine, network, default_cni_path(caller_environment(request.environ))))
     return rows
 
 
@@ -250,7 +249,7 @@ async def net_connect(engine: Engine, request: requests.NetConnect, connection: 
         request.network, _directories(engine, request), ip=request.ip, mac=request.mac
     )
     aliases = (*wishes.pop("aliases", ()), *request.aliases)
-    cni_path = default_cni_path(_environment(request))
+    cni_path = default_cni_path(caller_environment(request.environ))
     attachment = await container.connect(network, aliases=aliases, cni_path=cni_path, **wishes)
     await engine.rewrite_name_servers(record, container)
     return {"ifname": attachment.ifname, "addresses": attachment.addresses}
@@ -265,12 +264,8 @@ async def net_disconnect(engine: Engine, request: requests.NetDisconnect, connec
 
 
 def _directories(engine: Engine, request: Any) -> tuple[str, ...]:
-    environ = _environment(request)
+    environ = caller_environment(request.environ)
     return search_path(environ, environ.get("HOME"))
-
-
-def _environment(request: Any) -> dict[str, str]:
-    return {**os.environ, **request.environ}
 
 
 def _attachments(engine: Engine, network: str) -> list[tuple[Container, Attachment]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal as signals
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,7 +19,7 @@ from netconf import NetworkList
 from supervisor.errors import AttachmentError, WrongState
 from supervisor.groups import single_error
 from supervisor.network.attach import Attachment, NetworkRequest, uses_slirp_first
-from supervisor.network.netlink import Netlink
+from supervisor.network.netlink import Netlink, open_socket_in
 from supervisor.network.netns import open_netns
 from supervisor.network.ports import PortMapping
 from supervisor.runtime.logs import LogWriter
@@ -352,10 +351,7 @@ class Container:
 
     async def count_bytes(self) -> dict[str, tuple[int, int]]:
         """Received and sent, by interface of its network namespace. Raises: NetlinkFailed, OSError."""
-        sock = await self.sandbox.open_socket(
-            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, netns=self.netns
-        )
-        with Netlink(sock) as netlink:
+        with Netlink(await open_socket_in(self.sandbox, self.netns)) as netlink:
             return {link.name: (link.received_bytes, link.sent_bytes) for link in await netlink.links()}
 
     def _check_changeable(self) -> None:

@@ -15,7 +15,7 @@ def single_error(exc: Exception) -> Exception:
 
 @contextmanager
 def bare_errors() -> Iterator[None]:
-    """Around a nursery that callers should not see: a group of one leaves as that one."""
+    """Around a nursery that callers should not see: a group of one leaves as that one, with its own context."""
     try:
         yield
         return
@@ -23,4 +23,9 @@ def bare_errors() -> Iterator[None]:
         bare: BaseException = group
     while isinstance(bare, BaseExceptionGroup) and len(bare.exceptions) == 1:
         bare = bare.exceptions[0]
-    raise bare  # outside of the except block: the group is not its context
+    context = bare.__context__
+    try:
+        raise bare
+    finally:
+        bare.__context__ = context  # `raise` made it the group, which the caller's `with` handles meanwhile
+        del bare

@@ -7,6 +7,7 @@ machine of their own (tests/world/machine.py), which is entered before the first
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,6 +149,32 @@ def layered_image(machine: Machine, busybox_rootfs: Path) -> Path:
 def debian_image(machine: Machine) -> Path:
     """An OCI layout with Debian's minimal system, made by debootstrap."""
     return images.debian_image(machine.root / "debian", machine)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, busybox_rootfs: Path) -> Path:
+    """A bundle as `crun spec` makes it, cut to what every kernel can give."""
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "rootfs").symlink_to(busybox_rootfs)
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+        {
+            "destination": "/dev/pts",
+            "type": "devpts",
+            "source": "devpts",
+            "options": ["nosuid", "newinstance"],
+        },
+    ]
+    process = {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "env": ["PATH=/bin:/sbin:/usr/bin"], "cwd": "/"}
+    capabilities = ["CAP_KILL", "CAP_NET_RAW", "CAP_DAC_OVERRIDE"]
+    process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), capabilities)
+    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    config = {"ociVersion": "1.0.0", "process": process, "root": {"path": "rootfs"}, "mounts": mounts,
+              "linux": {"namespaces": namespaces}}  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    return path
 
 
 def watched_folders(machine: Machine) -> list[Path]:

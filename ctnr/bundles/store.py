@@ -126,9 +126,11 @@ class BundleStore:
         await sandbox.remove_tree(bundle.upper, bundle.work, bundle.volumes)
 
     async def remove(self, bundle: Bundle, sandbox: Sandbox) -> None:
-        """Remove an open bundle, and close it."""
-        await sandbox.remove_tree(bundle.directory)
-        bundle.close()
+        """Remove an open bundle, and close it, come what may."""
+        try:
+            await sandbox.remove_tree(bundle.directory)
+        finally:
+            bundle.close()
 
     def list(self) -> list[BundleSummary]:
         """Those with a name, sorted."""

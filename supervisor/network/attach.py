@@ -19,7 +19,7 @@ import trio
 from netconf import AttachmentArgs, NetworkList, Result, parse_result
 from supervisor.errors import AttachmentError, PluginError
 from supervisor.network.name_service import NameService
-from supervisor.network.netlink import Netlink, add_network_broadcast, link_exists, open_socket
+from supervisor.network.netlink import Netlink, add_network_broadcast, link_exists, open_socket_in
 from supervisor.network.netns import NetnsPool
 from supervisor.network.plugins import PluginNotFound, PluginRunner, default_cni_path
 from supervisor.network.ports import PortMapping, Reservation, reserve_ports
@@ -93,12 +93,6 @@ class Attachment:
     def knows_names(self) -> bool:
         """Whether its name servers know the containers of its network."""
         return bool(set(self.served) & set(self.nameservers))
-
-
-class _BridgeConf(msgspec.Struct):
-    """What we need of a bridge plugin's configuration."""
-
-    bridge: str = "cni0"
 
 
 class Networks:
@@ -212,30 +206,27 @@ class Networks:
     async def forget_network(self, network: NetworkList) -> None:
         """Remove what is left of a network that is no more: its empty bridge, and the book of its leases."""
         await self._sandbox.remove_tree(*_empty_lease_books(self._sandbox, self._lease_dir, network.name))
-        bridges = [msgspec.json.decode(plugin.raw).get("bridge") for plugin in network.plugins]
-        for name in bridges:
-            if isinstance(name, str) and name.startswith("ctnr-"):
-                await self._remove_bridge(name)
+        if self.uplink is None or self.uplink.slirp is not None:
+            await self._remove_empty_bridges(network)
 
-    async def _remove_bridge(self, name: str) -> None:
-        if self.uplink is not None and self.uplink.slirp is None:
+    async def _remove_empty_bridges(self, network: NetworkList) -> None:
+        """Plugins never remove a bridge. One named ctnr-… is ours, and may go when nothing is on it."""
+        bridges = [
+            msgspec.json.decode(one.raw).get("bridge") for one in network.plugins if one.type == "bridge"
+        ]
+        ours = [name for name in bridges if isinstance(name, str) and name.startswith("ctnr-")]
+        if not ours:
             return
         netns = self.uplink.netns if self.uplink is not None else None
-        sock = await self._sandbox.open_socket(
-            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, netns=netns
-        )
-        with Netlink(sock) as netlink:
+        with Netlink(await open_socket_in(self._sandbox, netns)) as netlink:
             links = await netlink.links()
-            for bridge in [link for link in links if link.name == name and link.kind == "bridge"]:
+            for bridge in [link for link in links if link.name in ours and link.kind == "bridge"]:
                 if not any(link.master == bridge.index for link in links):
                     await netlink.delete(bridge)
 
     async def remove_tap(self, netns: str | None, ifname: str) -> None:
         """slirp4netns leaves the interface that it was given to whoever made it."""
-        sock = await self._sandbox.open_socket(
-            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, netns=netns
-        )
-        with Netlink(sock) as netlink:
+        with Netlink(await open_socket_in(self._sandbox, netns)) as netlink:
             if (link := await netlink.link(ifname)) is not None:
                 await netlink.delete(link)
 
@@ -281,9 +272,8 @@ class Networks:
                 reservation.make_way(mapping)
                 teardown.push(f"withdraw {mapping}", partial(self.uplink.withdraw, mapping))
                 await self.uplink.publish(mapping)
-        elif (
-            ports
-        ):  # portmap binds nothing: so that nobody else does, the ports stay ours as long as they are mapped
+        elif ports:
+            # portmap binds nothing: so that nobody else does, the ports stay ours as long as they are mapped
             kept = reservation.pop_all()
             teardown.push("free the host's ports", partial(_close, kept))
         reservation.close()
@@ -304,9 +294,7 @@ class Networks:
     async def _add_network_broadcasts(self, netns: str, ifname: str, result: Result) -> None:
         """`ip -4 route get 10.2.0.0` tells the container's address at its sixth place, on every kernel."""
         addresses = [ip.address for ip in result.container_ips() if ":" not in ip.address]
-        with await self._sandbox.open_socket(
-            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE, netns=netns
-        ) as sock:
+        with await open_socket_in(self._sandbox, netns) as sock:
             for address in addresses:
                 try:
                     add_network_broadcast(sock, ifname, address)
@@ -341,18 +329,9 @@ class Networks:
                 raise
 
     async def remove_unused_bridge(self, record: AttachmentRecord) -> None:
-        """Plugins never remove a bridge. One named ctnr-… is ours, and goes with its last container."""
-        if self.uplink is not None or self._bridge_users[record.network.name]:
-            return
-        views = [plugin.view(_BridgeConf) for plugin in record.network.plugins if plugin.type == "bridge"]
-        ours = [view.bridge for view in views if view.bridge.startswith("ctnr-")]
-        if not ours:
-            return
-        with Netlink(open_socket()) as netlink:
-            links = await netlink.links()
-            for bridge in [link for link in links if link.name in ours and link.kind == "bridge"]:
-                if not any(link.master == bridge.index for link in links):
-                    await netlink.delete(bridge)
+        """On the host a bridge of ours goes with its last container; the uplink's go with the uplink."""
+        if self.uplink is None and not self._bridge_users[record.network.name]:
+            await self._remove_empty_bridges(record.network)
 
     async def _verify_gone(self, record: AttachmentRecord) -> None:
         outside = [one.name for one in record.result.interfaces if not one.sandbox] if record.result else []
@@ -401,13 +380,9 @@ def with_portmap(network: NetworkList) -> NetworkList:
     """The network with CNI's portmap at its end, unless it has something that maps ports."""
     if any("portMappings" in plugin.capabilities for plugin in network.plugins):
         return network
-    conf = msgspec.json.decode(network.raw)
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    if "plugins" not in conf:
-        conf = {"cniVersion": conf.get("cniVersion", "0.4.0"), "name": network.name, "plugins": [conf]}
-    return NetworkList.from_bytes(
-        msgspec.json.encode({**conf, "plugins": [*conf["plugins"], portmap]}), network.source
-    )
+    conf = msgspec.json.decode(network.raw)  # a list, always: NetworkList.raw
+    conf["plugins"].append({"type": "portmap", "capabilities": {"portMappings": True}})
+    return NetworkList.from_bytes(msgspec.json.encode(conf), network.source)
 
 
 def with_capabilities(network: NetworkList, wanted: Sequence[str]) -> NetworkList:
@@ -420,7 +395,7 @@ def with_capabilities(network: NetworkList, wanted: Sequence[str]) -> NetworkLis
 
 def with_first_plugin(network: NetworkList, more: Mapping[str, Any]) -> NetworkList:
     """The network with `more` in its first plugin's configuration; objects are joined."""
-    conf = msgspec.json.decode(network.raw)  # a list, always: NetworkList.raw
+    conf = msgspec.json.decode(network.raw)
     first = conf["plugins"][0]
     for key, value in more.items():
         first[key] = {**first.get(key, {}), **value} if isinstance(value, dict) else value

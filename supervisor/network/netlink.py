@@ -23,12 +23,15 @@ import socket
 import struct
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
 from supervisor.errors import SupervisorError
+
+if TYPE_CHECKING:
+    from supervisor.sandbox.sandbox import Sandbox
 
 NETLINK_GET_STRICT_CHK = 12
 _SIOCGIFINDEX = 0x8933
@@ -136,6 +139,12 @@ def open_socket() -> socket.socket:
     """A netlink socket of the netns that we are in; init opens those of other netns in the same way."""
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     return socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+
+
+async def open_socket_in(sandbox: Sandbox, netns: str | None) -> socket.socket:
+    """A netlink socket of `netns` (a path in the sandbox; None: where its init is). Raises: OSError."""
+    kind = socket.SOCK_DGRAM
+    return await sandbox.open_socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE, netns=netns)
 
 
 class Netlink:

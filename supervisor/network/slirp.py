@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import msgspec
 import trio
 
 from supervisor.errors import SlirpError
+from supervisor.groups import bare_errors
 from supervisor.network import slirp_api
 from supervisor.network.ports import PortMapping, PortTaken, Reservation, reserve_ports
 from supervisor.network.slirp_conf import (
@@ -100,7 +101,7 @@ async def open_slirp(
     `slirp_conf.ipv6_sysctl_argv()` in the netns before. The rest as in `run_slirp`. Raises: SlirpError, here
     or, when it can't be kept running, out of the block.
     """
-    with _bare_errors():
+    with bare_errors():
         async with trio.open_nursery() as nursery:
             slirp = await nursery.start(
                 lambda task_status: run_slirp(
@@ -479,24 +480,3 @@ async def _ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
             raise slirp_api.ApiLost(f"API socket {path}: {exc}") from exc
         return slirp_api.decode(request, reply)
     raise slirp_api.ApiLost(f"slirp4netns did not answer {request['execute']} within {API_SECONDS:g} s")
-
-
-@contextmanager
-def _bare_errors() -> Iterator[None]:
-    """A group of one exception leaves as that exception; raised outside of `except`, so that its context
-    stays its own.
-    """
-    bare: BaseException | None = None
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) != 1:
-            raise
-        bare = group.exceptions[0]
-    if bare is not None:
-        context = bare.__context__
-        try:
-            raise bare
-        finally:
-            bare.__context__ = context
-            del bare

@@ -32,6 +32,7 @@ from supervisor.sandbox import syscalls
 MESSAGE_BYTES = 1 << 20
 MAX_DESCRIPTORS = 16
 
+_INERT = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _RESET_SIGNALS = [s for s in range(1, 32) if s not in (9, 19)]
 
 
@@ -71,9 +72,8 @@ def _enter_namespaces(control: socket.socket, *, userns: bool) -> None:
 def _prepare_mounts(run_dir: str) -> None:
     # slave, not private: what the host unmounts must not stay busy here
     syscalls.mount(None, "/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
-    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     try:
-        syscalls.mount("proc", "/proc", "proc", flags)
+        syscalls.mount("proc", "/proc", "proc", _INERT)
     except PermissionError as exc:
         raise OSError(
             exc.errno,
@@ -92,9 +92,8 @@ def _prepare_mounts(run_dir: str) -> None:
 
 
 def _cover(path: str) -> None:
-    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     try:
-        syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_RDONLY | flags, "size=0")
+        syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_RDONLY | _INERT, "size=0")
     except OSError:
         pass  # then runtime selection finds out that only runc works
 
@@ -328,7 +327,6 @@ class Init:
 
     def op_netns_pin(self, number, descriptors, path):
         """Pin the network namespace that the one descriptor shows."""
-        os.makedirs(os.path.dirname(path), 0o711, exist_ok=True)
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             syscalls.mount(f"/proc/self/fd/{descriptors[0]}", path, None, syscalls.MS_BIND)

@@ -39,7 +39,11 @@ class Runtime:
         self._sandbox = sandbox
         self._numbers = itertools.count(1)
         self._root = f"{sandbox.run_dir}/runtime"
-        self._environment = {"PATH": DEFAULT_PATH, "XDG_RUNTIME_DIR": self._root}
+        # Both runtimes first mount a copy of themselves on a new file, by default in the host's /tmp: killed at that
+        # moment they would leave it there.
+        self._environment = {
+            "PATH": DEFAULT_PATH, "XDG_RUNTIME_DIR": self._root, "_LIBCONTAINER_STATEDIR": sandbox.run_dir,
+        }  # fmt: skip
         # We set no limits through the runtime: cgroups are runtime/cgroups.py's, or none can be written at all.
         self._options = ["--root", self._root]
         if self.is_crun:

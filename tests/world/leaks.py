@@ -7,6 +7,7 @@ what hangs on them are told exactly; links, mounts, rules, leases and files are 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -24,6 +25,9 @@ POLL_SECONDS = 0.02
 # Chains that the portmap plugin makes once and, by its design, never removes; what is in them per container counts.
 _PORTMAP_FURNITURE = re.compile(r"CNI-HOSTPORT-(DNAT|SETMARK|MASQ)")
 _PER_CONTAINER_CHAIN = re.compile(r"CNI-(?!HOSTPORT-)|id: \\?\"")
+
+# The file on which an OCI runtime mounts itself, unless it is told of another place. No machine has a /tmp of its own.
+_RUNTIME_COPIES = ("/tmp/crun.??????", "/tmp/runc.??????")
 
 # skopeo's memory of which registry has which blob
 _FURNITURE = re.compile(r"/containers(/cache(/blob-info-cache-\S+)?)?$")
@@ -165,7 +169,7 @@ def _cgroups() -> dict[str, str]:
 
 
 def _files(folders: Iterable[Path]) -> dict[str, str]:
-    found = {}
+    found = {path: path for pattern in _RUNTIME_COPIES for path in glob.glob(pattern)}
     for top in folders:
         for folder, folders_in_it, names in os.walk(top):
             for name in (*names, *folders_in_it):

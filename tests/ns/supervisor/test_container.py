@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -79,6 +80,21 @@ async def test_commands_that_can_not_run(bundle: Path, rootless: bool) -> None:
         with pytest.raises(CommandNotExecutable):
             async with supervisor.run(spec(bundle, ["/etc/passwd"]), rootless=rootless):
                 pass
+
+
+async def test_the_runtimes_copy_of_itself_stays_in_the_sandbox(bundle: Path, tmp_path: Path) -> None:
+    """It mounts itself on a fresh file for some microseconds; killed then, it must not leave it on the host."""
+    told, runtime = tmp_path / "told", tmp_path / "crun"
+    runtime.write_text(
+        f'#!/bin/sh\necho "$_LIBCONTAINER_STATEDIR" >>{told}\nexec {shutil.which("crun")} "$@"\n'
+    )
+    runtime.chmod(0o755)
+    async with open_supervisor(runtime=str(runtime)) as supervisor:
+        async with supervisor.run(spec(bundle, ["true"])) as container:
+            assert await container.wait() == 0
+        directory = container.sandbox.run_dir
+        assert set(told.read_text().split()) == {directory}
+        assert os.stat(directory).st_dev != os.stat(container.sandbox.outer_path(directory)).st_dev
 
 
 async def test_stop_sends_the_signal_and_then_kills(bundle: Path) -> None:

@@ -13,44 +13,29 @@ import msgspec
 import structlog
 import trio
 
-from ctnr import __version__, requests
-from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, resolv_conf, wishes_of
-from ctnr.bundles.command import check_command, is_below
-from ctnr.bundles.errors import BundleError
-from ctnr.bundles.image import ImageConfig, load_image_config
-from ctnr.bundles.mounts import MountPlan, plan_mounts
+from ctnr import __version__, describe, requests
+from ctnr.assembly import Assembly
+from ctnr.bundles.build import resolv_conf
 from ctnr.bundles.names import check_names
-from ctnr.bundles.process import (
-    build_args,
-    build_process,
-    parse_signal,
-    process_capabilities,
-    resolve_workdir,
-)  # fmt: skip
-from ctnr.bundles.seccomp import SeccompProfiles
-from ctnr.bundles.spec import encode
 from ctnr.bundles.store import Bundle, BundleStore, new_file
-from ctnr.bundles.users import ResolvedUser, UserFiles, read_user_files, resolve_user
 from ctnr.images.progress import Report
 from ctnr.images.store import Image, ImageStore
 from ctnr.networks import Chosen, choose_networks
 from ctnr.records import Record, Records
 from netconf import search_path
-from supervisor.container import Built, Container, ContainerSpec, Overlay, Prepared, State
+from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
 from supervisor.network.plugins import default_cni_path
-from supervisor.network.ports import parse_all_ports
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
+from supervisor.spec import State
 from supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from supervisor.service.server import Server
 
 log = structlog.get_logger()
-
-KERNEL_FILES = ("/dev", "/proc", "/sys")
 
 
 class Engine:
@@ -65,10 +50,7 @@ class Engine:
         self.records = Records(f"{store_dir}/containers", owner=f"{os.uname().nodename}:{runtime_dir}")
         self.server: Server | None = None
         self.started_at = time.time()
-        self._profiles = SeccompProfiles(f"{store_dir}/cache/seccomp")
-        self._configs: dict[str, ImageConfig] = {}
-        self._user_files: dict[str, UserFiles] = {}  # by image
-        self._users: dict[str, ResolvedUser] = {}  # by container that runs
+        self._assembly = Assembly(store_dir, privileged=supervisor.privileged)
 
     # From request to running container
 
@@ -77,8 +59,7 @@ class Engine:
         self._networks(request)  # a wrong name is told before an image is fetched
         check_names(request.name, request.hostname)
         image = await self._image_of(request, report)
-        config = self._config(image)
-        process = config.config
+        process = self._assembly.config(image).config
         await self._make_room(request)
         record = self.records.new(
             request.name or request.bundle,
@@ -158,10 +139,15 @@ class Engine:
         image = self.images.load(record.image_id)
         if image is None:
             raise NotFound(f"the image of container {record.name} is gone", cure=f"ctnr pull {record.image}")
-        config = self._config(image)
+        chosen = self._networks(request)
+        shares = self.running(self.records.get(chosen.container)) if chosen.container is not None else None
         bundle = self.bundles.open(record.bundle)
         try:
-            spec = self._spec(record, image, config, bundle, stdio, background=background)
+            spec = self._assembly.spec(
+                record, image, bundle, stdio, chosen=chosen, shares=shares,
+                log_path=self.records.log_path(record) if background else None,
+                finish=partial(self._finish, record, bundle),
+            )  # fmt: skip
             container = await self.supervisor.start(spec, rootless=request.rootless)
         except BaseException:
             bundle.close()
@@ -172,9 +158,9 @@ class Engine:
         except OSError as exc:
             # the program runs, and may itself have filled the disk; at its end this is saved again
             log.warning("record_not_saved", container=record.name, error=str(exc))
-        if background and container.terminal is not None:
+        if background and container.streams.terminal is not None:
             try:
-                container.take_over_terminal(self.records.log_path(record))
+                container.streams.take_over_terminal(self.records.log_path(record))
             except BaseException:
                 container.cancel()
                 with trio.CancelScope(shield=True):
@@ -182,111 +168,11 @@ class Engine:
                 raise
         return container
 
-    def _spec(
-        self,
-        record: Record,
-        image: Image,
-        config: ImageConfig,
-        bundle: Bundle,
-        stdio: Stdio,
-        *,
-        background: bool,
-    ) -> ContainerSpec:
-        request = record.request
-        rootless = request.rootless or not self.supervisor.privileged
-        wishes = wishes_of(request)
-        plan = plan_mounts(
-            wishes, config.config.volumes or (), volume_root=f"{self.store_dir}/volumes", anonymous_root=bundle.volumes,
-            rootless=rootless, recursive_ro=RECURSIVE_RO,
-        )  # fmt: skip
-        chosen = self._networks(request)
-        shares = self.running(self.records.get(chosen.container)) if chosen.container is not None else None
-        signal = request.stop_signal or config.config.stop_signal or "TERM"
-        return ContainerSpec(
-            id=record.id,
-            name=record.name,
-            rootfs=Overlay(lower=tuple(reversed(image.layer_paths)), upper=bundle.upper, work=bundle.work),
-            build=partial(self._build, record, config, plan, fresh=not os.path.exists(bundle.upper)),
-            networks=chosen.requests,
-            ports=() if chosen.host else parse_all_ports(request.publish),
-            aliases=(record.id[:12], *((request.hostname,) if request.hostname else ()), *request.aliases),
-            host_network=chosen.host or (shares is not None and shares.netns is None),
-            shares=shares if shares is not None and shares.netns is not None else None,
-            netns_path=chosen.path,
-            stdio=stdio,
-            log_path=self.records.log_path(record) if background and not stdio.tty else None,
-            keep_stdin=request.interactive,
-            stop_signal=parse_signal(signal),
-            stop_seconds=10 if request.stop_timeout is None else request.stop_timeout,
-            finish=partial(self._finish, record, bundle),
-        )
-
-    async def _build(
-        self, record: Record, config: ImageConfig, plan: MountPlan, prepared: Prepared, *, fresh: bool
-    ) -> Built:
-        """The bundle's configuration, once the root filesystem is there to look into."""
-        request, realm = record.request, prepared.realm
-        files = self._user_files.get(record.image_id) if fresh else None
-        if files is None:
-            files = await read_user_files(realm.sandbox, prepared.rootfs)
-            if fresh:
-                self._user_files[record.image_id] = files
-        user = resolve_user(files, request.user or config.config.user, request.group_add)
-        await self._fill_volumes(plan, prepared, user.uid, user.gid)
-        workdir = request.workdir or config.config.working_dir or "/"
-        if workdir.strip("/"):
-            try:
-                await realm.sandbox.make_dirs_in_root(prepared.rootfs, workdir)
-            except NotADirectoryError:
-                raise BundleError(
-                    f"working directory {workdir}: not a directory in the image",
-                    cure="choose another with -w",
-                ) from None
-        facts = Facts(
-            name=record.name,
-            container_id=record.id,
-            hostname=request.hostname or (os.uname().nodename if prepared.netns is None else record.id[:12]),
-            user=user,
-            plan=plan,
-            rootless=realm.sandbox.rootless,
-            is_crun=realm.runtime.is_crun,
-        )
-        self._users[record.id] = user
-        targets = [mount.destination for mount in plan.mounts]
-        args = build_args(config.config, request.entrypoint, request.args)
-        env = (*(config.config.env or ()), *request.env)
-        await check_command(realm.sandbox, prepared.rootfs, args[0], workdir, env, targets)
-        return build_bundle(config, request, facts, prepared, self._profiles)
-
-    async def _fill_volumes(self, plan: MountPlan, prepared: Prepared, uid: int, gid: int) -> None:
-        sandbox = prepared.realm.sandbox
-        for directory in plan.directories:
-            os.makedirs(directory, 0o755, exist_ok=True)
-        for copy in plan.copies:
-            if os.listdir(copy.directory):
-                continue
-            # opened below the root: a link in the image must not make us copy the host's files
-            source = await sandbox.open_in_root(prepared.rootfs, copy.target, os.O_RDONLY | os.O_DIRECTORY)
-            if source is None:
-                continue
-            try:
-                done = await sandbox.run(
-                    ["cp", "-a", "/proc/self/fd/9/.", copy.directory], pass_fds={9: source}
-                )
-            finally:
-                os.close(source)
-            if done.status:
-                raise SupervisorError(f"volume at {copy.target}: {done.last_line()}")
-        for path in plan.chowns:
-            done = await sandbox.run(["chown", "-R", f"{uid}:{gid}", path])
-            if done.status:
-                raise SupervisorError(f"volume {path}: {done.last_line()}", cure="leave out the option U")
-
     async def _finish(self, record: Record, bundle: Bundle, container: Container) -> None:
         """The container is gone: say how it ended, and with --rm forget it."""
         record.finished, record.status = container.finished_at, container.status
         record.error = str(container.error) if container.error is not None else None
-        self._users.pop(record.id, None)
+        self._assembly.forget(record)
         bundle.close()
         if record.request.remove:
             await self.remove(record)
@@ -324,51 +210,27 @@ class Engine:
 
     def keep_in_background(self, container: Container) -> None:
         """Its client has detached: the terminal's output goes to the log from here."""
-        container.take_over_terminal(self.records.log_path(self.records.get(container.id)))
-
-    # Exec
+        container.streams.take_over_terminal(self.records.log_path(self.records.get(container.id)))
 
     async def exec(self, request: requests.ExecIn, stdio: Stdio) -> Started:
         """One more program in a running container. Raises: NotFound, WrongState, SupervisorError."""
         record = self.records.get(request.container)
         container = self.running(record)
-        run = record.request
-        rootless = run.rootless or not self.supervisor.privileged
-        image = self._configs[record.image_id].config
-        user = self._users[record.id]
-        if request.user is not None:
-            user = resolve_user(await read_user_files(container.sandbox, container.rootfs), request.user)
-        workdir = resolve_workdir(image, request.workdir or run.workdir)
-        targets = [*(wish.target for wish in wishes_of(run)), *(image.volumes or ())]
-        sandbox = container.sandbox
-        env = (*(image.env or ()), *run.env, *request.env)
-        targets += KERNEL_FILES
-        if not is_below(workdir, targets) and workdir != "/":
-            await _check_workdir(sandbox, container.rootfs, workdir)
-        await check_command(sandbox, container.rootfs, request.args[0], workdir, env, targets)
-        process = build_process(
-            args=request.args,
-            env=(*run.env, *request.env),
-            image=image,
-            user=user,
-            cwd=request.workdir or run.workdir,
-            hostname=run.hostname or record.id[:12],
-            capabilities=process_capabilities(
-                user,
-                rootless=rootless,
-                privileged=run.privileged or request.privileged,
-                add=run.cap_add,
-                drop=run.cap_drop,
-            ),
-            tty=request.tty,
-            term=request.terminal.term if request.terminal else None,
-            rows=stdio.rows,
-            columns=stdio.columns,
-            no_new_privileges=run.no_new_privileges,
-        )
-        return await container.exec(encode(process), stdio)
+        process = await self._assembly.exec_process(record, container, request, stdio)
+        return await container.exec(process, stdio)
 
     # Looking
+
+    def summary(self, record: Record) -> dict[str, Any]:
+        """A row of `ps`."""
+        return describe.summary(record, self.live(record))
+
+    def inspect(self, record: Record) -> dict[str, Any]:
+        """Everything known of a container."""
+        return describe.inspect(
+            record, self.live(record), log_path=self.records.log_path(record),
+            config=self._assembly.config_of(record.image_id),
+        )  # fmt: skip
 
     def live(self, record: Record) -> Container | None:
         """The container of a record, if it runs or is being started."""
@@ -380,54 +242,6 @@ class Engine:
         if container is None or container.state is not State.RUNNING:
             raise WrongState(f"container {record.name} is not running", cure=f"ctnr start {record.name}")
         return container
-
-    def summary(self, record: Record) -> dict[str, Any]:
-        """A row of `ps`. What runs is the supervisor's word, not the record's."""
-        container = self.live(record)
-        attachments = container.attachments if container is not None else ()
-        state = State.STOPPED if record.started is not None else State.CREATED
-        return {
-            "id": record.id,
-            "name": record.name,
-            "image": record.image,
-            "image_id": record.image_id,
-            "command": record.command,
-            "created": record.created,
-            "started": record.started,
-            "finished": record.finished if container is None else None,
-            "state": container.state if container is not None else state,
-            "status": None if container is not None else record.status,
-            "error": record.error,
-            "pid": container.pid if container is not None else None,
-            "networks": [
-                {"network": one.network.name, "ifname": one.ifname, "addresses": one.addresses}
-                for one in attachments
-            ],
-            "ports": [
-                {**msgspec.to_builtins(port), "network": one.network.name}
-                for one in attachments
-                for port in one.ports
-            ],
-            "labels": dict(label.partition("=")[::2] for label in record.request.labels),
-            "bundle": record.bundle,
-        }
-
-    def inspect(self, record: Record) -> dict[str, Any]:
-        """Everything known of a container."""
-        container = self.live(record)
-        networks = [
-            {"network": one.network.name, "ifname": one.ifname, "result": msgspec.Raw(bytes(one.result.raw))}
-            for one in (container.attachments if container is not None else ())
-        ]
-        return {
-            **self.summary(record),
-            "networks": networks,
-            "request": msgspec.to_builtins(record.request),
-            "log": self.records.log_path(record),
-            "config": msgspec.to_builtins(self._configs[record.image_id])
-            if record.image_id in self._configs
-            else None,
-        }
 
     # Images and bundles
 
@@ -450,68 +264,6 @@ class Engine:
             text, sandbox=self.sandbox, policy=policy, mode=mode, platform=platform,
             environ=caller_environment(environ), report=report,
         )  # fmt: skip
-
-    async def import_image(
-        self, request: requests.ImageImport, descriptor: int | None, report: Report
-    ) -> Image:
-        """Raises: as ImageStore.import_rootfs."""
-        source = request.source if request.source is not None else descriptor
-        if source is None:
-            raise SupervisorError("nothing to import", cure="give a directory, a tar file, or - for stdin")
-        config: dict[str, Any] = {"Env": list(request.env) or None, "Cmd": list(request.cmd) or None}
-        config |= {
-            "Entrypoint": list(request.entrypoint) or None,
-            "WorkingDir": request.workdir,
-            "User": request.user,
-        }
-        config["Labels"] = dict(label.partition("=")[::2] for label in request.labels) or None
-        return await self.images.import_rootfs(
-            source, request.name, sandbox=self.sandbox, report=report,
-            config={key: value for key, value in config.items() if value is not None},
-        )  # fmt: skip
-
-    def used_images(self) -> set[str]:
-        """Ids of images that a container or bundle was made from."""
-        of_records = {record.image_id for record in self.records.all()}
-        return of_records | {file.image_id for file in self.bundles.all().values()}
-
-    async def remove_images(self, request: requests.ImageRemove) -> list[str]:
-        told: list[str] = []
-        for text in request.images:
-            told += await self.images.remove(text, force=request.force, used=self.used_images())
-        await self.images.gc(
-            sandbox=self.sandbox, used={*self.used_images(), *(row.id for row in self.images.list())}
-        )
-        return told
-
-    async def collect_images(self, request: requests.ImageGc) -> dict[str, int]:
-        return await self.images.gc(sandbox=self.sandbox, used=self.used_images(), every=request.all)
-
-    async def delete_bundles(self, request: requests.BundleDelete) -> list[str]:
-        sandbox = await self.sandbox()
-        for name in request.names:
-            users = [record for record in self.records.all() if record.bundle == name]
-            for record in users:
-                container = self.live(record)
-                if container is not None and request.force:
-                    container.cancel()
-                    await container.wait_gone()
-            await self.bundles.remove(self.bundles.get(name), sandbox)
-            for record in users:
-                self.records.remove(record)
-        return list(request.names)
-
-    async def collect_bundles(self) -> list[str]:
-        """Remove bundles of containers that nobody knows any more."""
-        known = {record.bundle for record in self.records.all()}
-        stale = [name for name, file in self.bundles.all().items() if not file.named and name not in known]
-        removed = []
-        for name in stale:
-            if not self.bundles.is_busy(name):
-                sandbox = await self.sandbox()
-                await self.bundles.remove(self.bundles.get(name), sandbox)
-                removed.append(name)
-        return removed
 
     # Networks
 
@@ -547,24 +299,6 @@ class Engine:
             "store": self.store_dir,
             "runtime_dir": self.runtime_dir,
         }
-
-    def _config(self, image: Image) -> ImageConfig:
-        config = self._configs.get(image.id)
-        if config is None:
-            config = self._configs[image.id] = load_image_config(image.config_bytes)
-        return config
-
-
-async def _check_workdir(sandbox: Sandbox, rootfs: str, workdir: str) -> None:
-    """Tell that a directory is not there before the runtime does, into the program's stderr. Raises: BundleError."""
-    why = "not there in the container"
-    try:
-        found = await sandbox.open_in_root(rootfs, workdir, os.O_PATH | os.O_DIRECTORY)
-    except NotADirectoryError:
-        found, why = None, "not a directory in the container"
-    if found is None:
-        raise BundleError(f"working directory {workdir}: {why}", cure="choose another with -w")
-    os.close(found)
 
 
 def caller_environment(of_caller: dict[str, str]) -> dict[str, str]:

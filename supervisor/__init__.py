@@ -8,14 +8,14 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from supervisor.container import Container as Container
-    from supervisor.container import ContainerSpec as ContainerSpec
     from supervisor.errors import SupervisorError as SupervisorError
+    from supervisor.spec import ContainerSpec as ContainerSpec
     from supervisor.supervisor import Supervisor as Supervisor
     from supervisor.supervisor import open_supervisor as open_supervisor
 
 _HOMES = {
     "Container": "supervisor.container",
-    "ContainerSpec": "supervisor.container",
+    "ContainerSpec": "supervisor.spec",
     "SupervisorError": "supervisor.errors",
     "Supervisor": "supervisor.supervisor",
     "open_supervisor": "supervisor.supervisor",

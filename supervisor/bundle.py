@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from netconf import NetworkList
-from supervisor.container import Built, ContainerSpec, Prepared
 from supervisor.errors import RuntimeFailed
 from supervisor.network.attach import number_interfaces
 from supervisor.network.ports import PortMapping
 from supervisor.runtime.stdio import Stdio
+from supervisor.spec import Built, ContainerSpec, Prepared
 
 
 def open_bundle(

@@ -11,10 +11,11 @@ import structlog
 import trio
 
 from netconf import NetworkList
-from supervisor.container import Container, ContainerSpec
+from supervisor.container import Container
 from supervisor.errors import NameInUse, NotFound, SandboxError
 from supervisor.groups import bare_errors, single_error
 from supervisor.realm import Realm, open_realm
+from supervisor.spec import ContainerSpec
 
 log = structlog.get_logger()
 

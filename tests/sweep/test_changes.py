@@ -21,9 +21,9 @@ def test_connect_and_disconnect(bundle: Path, rootless: bool) -> None:
 
     async def story() -> None:
         async with open_supervisor() as supervisor, supervisor.run(spec, rootless=rootless) as container:
-            await container.connect(load_builtin("slirp"))
-            await container.disconnect("bridge")
-            await container.disconnect("slirp")
-            await container.connect(load_builtin("bridge"), mac="02:42:0a:02:00:09")
+            await container.membership.connect(load_builtin("slirp"))
+            await container.membership.disconnect("bridge")
+            await container.membership.disconnect("slirp")
+            await container.membership.connect(load_builtin("bridge"), mac="02:42:0a:02:00:09")
 
     assert sweep(story, stride=12) > 5

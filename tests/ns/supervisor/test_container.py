@@ -13,10 +13,10 @@ import trio
 
 from netconf import load_builtin
 from supervisor import open_supervisor
-from supervisor.container import State
 from supervisor.errors import CommandNotExecutable, CommandNotFound, NameInUse, SlirpError, WrongState
 from supervisor.runtime.logs import read_log
 from supervisor.runtime.stdio import Stdio
+from supervisor.spec import State
 from tests.ns.supervisor.helpers import KINDS, Outlet, said_by, spec
 
 

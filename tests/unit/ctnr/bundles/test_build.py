@@ -16,7 +16,7 @@ from ctnr.bundles.mounts import plan_mounts
 from ctnr.bundles.seccomp import BPF_ANNOTATION, SeccompProfiles
 from ctnr.bundles.users import ResolvedUser
 from ctnr.requests import Run
-from supervisor.container import Prepared
+from supervisor.spec import Prepared
 
 IMAGE = ImageConfig(
     config=ImageProcess(

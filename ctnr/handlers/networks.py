@@ -1,4 +1,4 @@
-"""Requests about networks and published ports, one function each. What is data about them stands in `networks`."""
+"""Networks. What is data about them stands in `ctnr.networks`."""
 
 from __future__ import annotations
 
@@ -6,91 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import trio
 
 from ctnr import networks, requests
 from ctnr.engine import Engine, caller_environment
 from netconf import NetconfError, NetworkList, is_builtin, list_networks, load_network, search_path
-from supervisor.container import Container, State
-from supervisor.errors import AttachmentError, NotFound, SupervisorError
+from supervisor.container import Container
+from supervisor.errors import SupervisorError
 from supervisor.groups import single_error
 from supervisor.network.attach import Attachment
 from supervisor.network.plugins import default_cni_path, find_plugin
-from supervisor.network.ports import PortMapping, parse_all_ports, reserve_ports
 from supervisor.network.slirp_conf import decode_options, find_program
 from supervisor.service.server import Connection
-
-
-def build_table() -> dict[type[msgspec.Struct], Any]:
-    return {
-        requests.PortList: port_list, requests.PortAdd: port_add, requests.PortRemove: port_remove,
-        requests.NetList: net_list, requests.NetInspect: net_inspect, requests.NetCreate: net_create,
-        requests.NetRemove: net_remove, requests.NetPrune: net_prune, requests.NetCheck: net_check,
-        requests.NetShow: net_show, requests.NetConnect: net_connect, requests.NetDisconnect: net_disconnect,
-    }  # fmt: skip
-
-
-# Published ports
-
-
-async def port_list(engine: Engine, request: requests.PortList, connection: Connection) -> Any:
-    container = engine.running(engine.records.get(request.container))
-    return [msgspec.to_builtins(port) for one in container.attachments for port in one.ports]
-
-
-async def port_add(engine: Engine, request: requests.PortAdd, connection: Connection) -> Any:
-    """Publish more ports of a container that runs: all of them, or none."""
-    slirp = _publisher(engine.running(engine.records.get(request.container)))
-    published: list[PortMapping] = []
-    try:
-        with reserve_ports(parse_all_ports(request.specs)) as reservation:
-            for mapping in reservation.mappings:
-                reservation.make_way(mapping)
-                await slirp.publish(mapping)
-                published.append(mapping)
-    except BaseException:
-        with trio.CancelScope(shield=True):
-            for mapping in published:
-                await slirp.withdraw(mapping)
-        raise
-    return [msgspec.to_builtins(mapping) for mapping in published]
-
-
-async def port_remove(engine: Engine, request: requests.PortRemove, connection: Connection) -> Any:
-    """Withdraw ports; one without a host port stands for all that lead to the container's."""
-    container = engine.running(engine.records.get(request.container))
-    slirp = _publisher(container)
-    found: list[PortMapping] = []
-    for wanted in parse_all_ports(request.specs):
-        fitting = [one for one in slirp.published if _fits(one, wanted)]
-        if not fitting:
-            raise NotFound(
-                f"container {container.name} does not publish {wanted}", cure=f"ctnr port {container.name}"
-            )
-        found += fitting
-    for mapping in dict.fromkeys(found):
-        await slirp.withdraw(mapping)
-    return [msgspec.to_builtins(mapping) for mapping in dict.fromkeys(found)]
-
-
-def _publisher(container: Container) -> Any:
-    slirp = next((one.slirp for one in container.attachments if one.slirp is not None), None)
-    if slirp is None:
-        raise AttachmentError(
-            f"container {container.name}: its ports can't be changed while it runs",
-            cure="that works on slirp networks: ctnr net connect slirp "
-            f"{container.name}, or start it anew with -p",
-        )
-    return slirp
-
-
-def _fits(mapping: PortMapping, wanted: PortMapping) -> bool:
-    return (
-        (mapping.container_port, mapping.protocol) == (wanted.container_port, wanted.protocol)
-        and wanted.host_port in (0, mapping.host_port)
-        and wanted.host_ip in ("", mapping.host_ip)
-    )
-
+from supervisor.spec import State
 
 # Networks as data
 
@@ -185,7 +112,7 @@ async def _check(engine: Engine, network: NetworkList, cni_path: tuple[str, ...]
     failed = []
     for container, attachment in attached:
         try:
-            await container.check(attachment)
+            await container.membership.check(attachment)
         except Exception as exc:
             failed.append(f"{container.name}: {single_error(exc)}")
     row["detail"] = f"{len(attached)} attached" if attached else "ready"
@@ -212,7 +139,7 @@ async def net_show(engine: Engine, request: requests.NetShow, connection: Connec
     counters: dict[str, dict[str, tuple[int, int]]] = {}
     for container in list(engine.supervisor.containers.values()):
         if container.attachments:
-            counters[container.id] = await container.count_bytes()
+            counters[container.id] = await container.membership.count_bytes()
     shown = []
     for name in sorted(by_name):
         attached = _attachments(engine, name)
@@ -250,7 +177,7 @@ async def net_connect(engine: Engine, request: requests.NetConnect, connection: 
     )
     aliases = (*wishes.pop("aliases", ()), *request.aliases)
     cni_path = default_cni_path(caller_environment(request.environ))
-    attachment = await container.connect(network, aliases=aliases, cni_path=cni_path, **wishes)
+    attachment = await container.membership.connect(network, aliases=aliases, cni_path=cni_path, **wishes)
     await engine.rewrite_name_servers(record, container)
     return {"ifname": attachment.ifname, "addresses": attachment.addresses}
 
@@ -258,7 +185,7 @@ async def net_connect(engine: Engine, request: requests.NetConnect, connection: 
 async def net_disconnect(engine: Engine, request: requests.NetDisconnect, connection: Connection) -> Any:
     record = engine.records.get(request.container)
     container = engine.running(record)
-    await container.disconnect(request.network)
+    await container.membership.disconnect(request.network)
     await engine.rewrite_name_servers(record, container)
     return None
 
@@ -286,3 +213,16 @@ def _users(engine: Engine, network: str) -> list[str]:
         ):
             users.add(container.name)
     return sorted(users)
+
+
+TABLE: dict[type[msgspec.Struct], Any] = {
+    requests.NetList: net_list,
+    requests.NetInspect: net_inspect,
+    requests.NetCreate: net_create,
+    requests.NetRemove: net_remove,
+    requests.NetPrune: net_prune,
+    requests.NetCheck: net_check,
+    requests.NetShow: net_show,
+    requests.NetConnect: net_connect,
+    requests.NetDisconnect: net_disconnect,
+}

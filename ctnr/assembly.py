@@ -1,0 +1,219 @@
+"""From a container's record to what the supervisor runs: mounts, networks, user, command, configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from ctnr import requests
+from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
+from ctnr.bundles.command import check_command, is_below
+from ctnr.bundles.errors import BundleError
+from ctnr.bundles.image import ImageConfig, load_image_config
+from ctnr.bundles.mounts import MountPlan, plan_mounts
+from ctnr.bundles.process import (
+    build_args,
+    build_process,
+    parse_signal,
+    process_capabilities,
+    resolve_workdir,
+)  # fmt: skip
+from ctnr.bundles.seccomp import SeccompProfiles
+from ctnr.bundles.spec import encode
+from ctnr.bundles.store import Bundle
+from ctnr.bundles.users import ResolvedUser, UserFiles, read_user_files, resolve_user
+from ctnr.images.store import Image
+from ctnr.networks import Chosen
+from ctnr.records import Record
+from supervisor.container import Container
+from supervisor.errors import SupervisorError
+from supervisor.network.ports import parse_all_ports
+from supervisor.runtime.stdio import Stdio
+from supervisor.sandbox.sandbox import Sandbox
+from supervisor.spec import Built, ContainerSpec, Overlay, Prepared
+
+KERNEL_FILES = ("/dev", "/proc", "/sys")
+
+
+class Assembly:
+    """Remembers what containers of one image have in common, and who a running container's user is."""
+
+    def __init__(self, store_dir: str, *, privileged: bool) -> None:
+        self._store_dir = store_dir
+        self._privileged = privileged
+        self._profiles = SeccompProfiles(f"{store_dir}/cache/seccomp")
+        self._configs: dict[str, ImageConfig] = {}
+        self._user_files: dict[str, UserFiles] = {}  # by image
+        self._users: dict[str, ResolvedUser] = {}  # by container that runs
+
+    def config(self, image: Image) -> ImageConfig:
+        """What the image says of its containers. Raises: BundleError."""
+        config = self._configs.get(image.id)
+        if config is None:
+            config = self._configs[image.id] = load_image_config(image.config_bytes)
+        return config
+
+    def config_of(self, image_id: str) -> ImageConfig | None:
+        """As `config`, of an image that has been used."""
+        return self._configs.get(image_id)
+
+    def forget(self, record: Record) -> None:
+        """The container has ended."""
+        self._users.pop(record.id, None)
+
+    def spec(
+        self,
+        record: Record,
+        image: Image,
+        bundle: Bundle,
+        stdio: Stdio,
+        *,
+        chosen: Chosen,
+        shares: Container | None,
+        log_path: str | None,
+        finish: Callable[[Container], Awaitable[None]],
+    ) -> ContainerSpec:
+        """What the supervisor is to run. `shares` is whose network namespace it is to have, where `chosen` names one.
+
+        Raises: SupervisorError (BundleError, …).
+        """
+        request, config = record.request, self.config(image)
+        rootless = request.rootless or not self._privileged
+        wishes = wishes_of(request)
+        plan = plan_mounts(
+            wishes, config.config.volumes or (), volume_root=f"{self._store_dir}/volumes",
+            anonymous_root=bundle.volumes, rootless=rootless, recursive_ro=RECURSIVE_RO,
+        )  # fmt: skip
+        signal = request.stop_signal or config.config.stop_signal or "TERM"
+        return ContainerSpec(
+            id=record.id,
+            name=record.name,
+            rootfs=Overlay(lower=tuple(reversed(image.layer_paths)), upper=bundle.upper, work=bundle.work),
+            build=partial(self._build, record, config, plan, fresh=not os.path.exists(bundle.upper)),
+            networks=chosen.requests,
+            ports=() if chosen.host else parse_all_ports(request.publish),
+            aliases=(record.id[:12], *((request.hostname,) if request.hostname else ()), *request.aliases),
+            host_network=chosen.host or (shares is not None and shares.netns is None),
+            shares=shares if shares is not None and shares.netns is not None else None,
+            netns_path=chosen.path,
+            stdio=stdio,
+            log_path=log_path if not stdio.tty else None,
+            keep_stdin=request.interactive,
+            stop_signal=parse_signal(signal),
+            stop_seconds=10 if request.stop_timeout is None else request.stop_timeout,
+            finish=finish,
+        )
+
+    async def _build(
+        self, record: Record, config: ImageConfig, plan: MountPlan, prepared: Prepared, *, fresh: bool
+    ) -> Built:
+        """The bundle's configuration, once the root filesystem is there to look into."""
+        request, realm = record.request, prepared.realm
+        files = self._user_files.get(record.image_id) if fresh else None
+        if files is None:
+            files = await read_user_files(realm.sandbox, prepared.rootfs)
+            if fresh:
+                self._user_files[record.image_id] = files
+        user = resolve_user(files, request.user or config.config.user, request.group_add)
+        await self._fill_volumes(plan, prepared, user.uid, user.gid)
+        workdir = request.workdir or config.config.working_dir or "/"
+        if workdir.strip("/"):
+            try:
+                await realm.sandbox.make_dirs_in_root(prepared.rootfs, workdir)
+            except NotADirectoryError:
+                raise BundleError(
+                    f"working directory {workdir}: not a directory in the image",
+                    cure="choose another with -w",
+                ) from None
+        facts = Facts(
+            name=record.name,
+            container_id=record.id,
+            hostname=request.hostname or (os.uname().nodename if prepared.netns is None else record.id[:12]),
+            user=user,
+            plan=plan,
+            rootless=realm.sandbox.rootless,
+            is_crun=realm.runtime.is_crun,
+        )
+        self._users[record.id] = user
+        targets = [mount.destination for mount in plan.mounts]
+        args = build_args(config.config, request.entrypoint, request.args)
+        env = (*(config.config.env or ()), *request.env)
+        await check_command(realm.sandbox, prepared.rootfs, args[0], workdir, env, targets)
+        return build_bundle(config, request, facts, prepared, self._profiles)
+
+    async def _fill_volumes(self, plan: MountPlan, prepared: Prepared, uid: int, gid: int) -> None:
+        sandbox = prepared.realm.sandbox
+        for directory in plan.directories:
+            os.makedirs(directory, 0o755, exist_ok=True)
+        for copy in plan.copies:
+            if os.listdir(copy.directory):
+                continue
+            # opened below the root: a link in the image must not make us copy the host's files
+            source = await sandbox.open_in_root(prepared.rootfs, copy.target, os.O_RDONLY | os.O_DIRECTORY)
+            if source is None:
+                continue
+            try:
+                done = await sandbox.run(
+                    ["cp", "-a", "/proc/self/fd/9/.", copy.directory], pass_fds={9: source}
+                )
+            finally:
+                os.close(source)
+            if done.status:
+                raise SupervisorError(f"volume at {copy.target}: {done.last_line()}")
+        for path in plan.chowns:
+            done = await sandbox.run(["chown", "-R", f"{uid}:{gid}", path])
+            if done.status:
+                raise SupervisorError(f"volume {path}: {done.last_line()}", cure="leave out the option U")
+
+    async def exec_process(
+        self, record: Record, container: Container, request: requests.ExecIn, stdio: Stdio
+    ) -> bytes:
+        """The OCI `process` of one more program. Raises: CommandNotFound, BundleError."""
+        run = record.request
+        rootless = run.rootless or not self._privileged
+        image = self._configs[record.image_id].config
+        user = self._users[record.id]
+        if request.user is not None:
+            user = resolve_user(await read_user_files(container.sandbox, container.rootfs), request.user)
+        workdir = resolve_workdir(image, request.workdir or run.workdir)
+        targets = [*(wish.target for wish in wishes_of(run)), *(image.volumes or ())]
+        sandbox = container.sandbox
+        env = (*(image.env or ()), *run.env, *request.env)
+        targets += KERNEL_FILES
+        if not is_below(workdir, targets) and workdir != "/":
+            await _check_workdir(sandbox, container.rootfs, workdir)
+        await check_command(sandbox, container.rootfs, request.args[0], workdir, env, targets)
+        process = build_process(
+            args=request.args,
+            env=(*run.env, *request.env),
+            image=image,
+            user=user,
+            cwd=request.workdir or run.workdir,
+            hostname=run.hostname or record.id[:12],
+            capabilities=process_capabilities(
+                user,
+                rootless=rootless,
+                privileged=run.privileged or request.privileged,
+                add=run.cap_add,
+                drop=run.cap_drop,
+            ),
+            tty=request.tty,
+            term=request.terminal.term if request.terminal else None,
+            rows=stdio.rows,
+            columns=stdio.columns,
+            no_new_privileges=run.no_new_privileges,
+        )
+        return encode(process)
+
+
+async def _check_workdir(sandbox: Sandbox, rootfs: str, workdir: str) -> None:
+    """Tell that a directory is not there before the runtime does, into the program's stderr. Raises: BundleError."""
+    why = "not there in the container"
+    try:
+        found = await sandbox.open_in_root(rootfs, workdir, os.O_PATH | os.O_DIRECTORY)
+    except NotADirectoryError:
+        found, why = None, "not a directory in the container"
+    if found is None:
+        raise BundleError(f"working directory {workdir}: {why}", cure="choose another with -w")
+    os.close(found)

@@ -1,0 +1,60 @@
+"""A container as `ps` and `inspect` tell it. What runs is the supervisor's word, not the record's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ctnr.bundles.image import ImageConfig
+from ctnr.records import Record
+from supervisor.container import Container
+from supervisor.spec import State
+
+
+def summary(record: Record, container: Container | None) -> dict[str, Any]:
+    """A row of `ps`; `container` is the one that runs, if one does."""
+    attachments = container.attachments if container is not None else ()
+    state = State.STOPPED if record.started is not None else State.CREATED
+    return {
+        "id": record.id,
+        "name": record.name,
+        "image": record.image,
+        "image_id": record.image_id,
+        "command": record.command,
+        "created": record.created,
+        "started": record.started,
+        "finished": record.finished if container is None else None,
+        "state": container.state if container is not None else state,
+        "status": None if container is not None else record.status,
+        "error": record.error,
+        "pid": container.pid if container is not None else None,
+        "networks": [
+            {"network": one.network.name, "ifname": one.ifname, "addresses": one.addresses}
+            for one in attachments
+        ],
+        "ports": [
+            {**msgspec.to_builtins(port), "network": one.network.name}
+            for one in attachments
+            for port in one.ports
+        ],
+        "labels": dict(label.partition("=")[::2] for label in record.request.labels),
+        "bundle": record.bundle,
+    }
+
+
+def inspect(
+    record: Record, container: Container | None, *, log_path: str, config: ImageConfig | None
+) -> dict[str, Any]:
+    """Everything known of a container."""
+    networks = [
+        {"network": one.network.name, "ifname": one.ifname, "result": msgspec.Raw(bytes(one.result.raw))}
+        for one in (container.attachments if container is not None else ())
+    ]
+    return {
+        **summary(record, container),
+        "networks": networks,
+        "request": msgspec.to_builtins(record.request),
+        "log": log_path,
+        "config": msgspec.to_builtins(config) if config is not None else None,
+    }

@@ -1,0 +1,106 @@
+"""What is done to containers that exist: start, stop, kill, wait, rm."""
+
+from __future__ import annotations
+
+import signal as signals
+from typing import Any
+
+import msgspec
+import trio
+
+from ctnr import requests
+from ctnr.bundles.process import parse_signal
+from ctnr.engine import Engine
+from supervisor.errors import WrongState
+from supervisor.runtime.stdio import Stdio
+from supervisor.service.server import Connection
+
+
+async def start(engine: Engine, request: requests.Start, connection: Connection) -> Any:
+    """In the background, as they were made. One that runs is fine."""
+    for name in request.containers:
+        record = engine.records.get(name)
+        if engine.live(record) is None:
+            await engine.start(record, Stdio(tty=record.request.tty), background=True)
+    return [engine.records.get(name).name for name in request.containers]
+
+
+async def wait(engine: Engine, request: requests.Wait, connection: Connection) -> Any:
+    """The exit statuses, when all have ended."""
+    statuses = []
+    for name in request.containers:
+        record = engine.records.get(name)
+        container = engine.live(record)
+        if container is not None:
+            await container.wait_gone()
+            statuses.append(container.status)
+        else:
+            statuses.append(record.status if record.status is not None else 137)
+    return statuses
+
+
+async def _each(names: tuple[str, ...], work: Any) -> list[str]:
+    """Do it for all at the same time, every one tried. Raises: ExceptionGroup, or the one error."""
+    failed: list[Exception] = []
+
+    async def one(name: str) -> None:
+        try:
+            await work(name)
+        except Exception as exc:
+            failed.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        for name in dict.fromkeys(names):
+            nursery.start_soon(one, name)
+    if failed:
+        raise ExceptionGroup("some failed", failed)
+    return list(names)
+
+
+async def stop(engine: Engine, request: requests.Stop, connection: Connection) -> Any:
+    """Stop signal, grace, SIGKILL. One that has stopped is fine."""
+
+    async def one(name: str) -> None:
+        container = engine.live(engine.records.get(name))
+        if container is not None:
+            await container.stop(request.seconds)
+
+    return await _each(request.containers, one)
+
+
+async def kill(engine: Engine, request: requests.Kill, connection: Connection) -> Any:
+    number = parse_signal(request.signal)
+
+    async def one(name: str) -> None:
+        container = engine.running(engine.records.get(name))
+        await container.signal(number)
+        if number == signals.SIGKILL:
+            await container.wait_gone()
+
+    return await _each(request.containers, one)
+
+
+async def remove(engine: Engine, request: requests.Remove, connection: Connection) -> Any:
+    async def one(name: str) -> None:
+        record = engine.records.get(name)
+        container = engine.live(record)
+        if container is not None:
+            if not request.force:
+                raise WrongState(
+                    f"container {record.name} is running",
+                    cure=f"ctnr stop {record.name}, or: ctnr rm -f {record.name}",
+                )
+            container.cancel()
+            await container.wait_gone()
+        await engine.remove(record)
+
+    return await _each(request.containers, one)
+
+
+TABLE: dict[type[msgspec.Struct], Any] = {
+    requests.Start: start,
+    requests.Wait: wait,
+    requests.Stop: stop,
+    requests.Kill: kill,
+    requests.Remove: remove,
+}

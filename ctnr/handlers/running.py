@@ -1,0 +1,167 @@
+"""A program in a container, and the client that accompanies it: run, exec, attach."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+import trio
+
+from ctnr import requests
+from ctnr.engine import Engine
+from ctnr.progress import reporting
+from supervisor.container import Container
+from supervisor.runtime.oci import Started
+from supervisor.runtime.stdio import Stdio
+from supervisor.sandbox.descriptors import close_all
+from supervisor.service.server import Connection, Control, Exited
+from supervisor.spec import State
+
+
+async def run(engine: Engine, request: requests.Run, connection: Connection) -> Any:
+    """`ctnr run` and `ctnr create`. A foreground container ends with its client."""
+    descriptors = connection.take_descriptors()
+    try:
+        async with reporting(connection, bars=request.progress) as report:
+            record = await engine.create(request, report)
+        if not request.start:
+            return {"container": record.id, "name": record.name}
+        await _announce(request, connection)
+        try:
+            container = await engine.start(record, _stdio(request, descriptors))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await engine.forget_failed(record)
+            raise
+    finally:
+        close_all(descriptors)
+    if request.detach:
+        return {"container": record.id, "name": record.name}
+    try:
+        detached = await _accompany(engine, container, connection)
+    except BaseException:  # the client has gone
+        container.cancel()
+        with trio.CancelScope(shield=True):
+            await container.wait_gone()
+        raise
+    if detached:
+        return {"container": record.id, "name": record.name, "detached": True}
+    return Exited(await container.wait())
+
+
+async def _announce(request: requests.Run | requests.ExecIn, connection: Connection) -> None:
+    """From here a signal is meant for the program; one that comes before it has started is kept for it."""
+    if not request.tty and not request.detach:
+        await connection.send("starting")
+
+
+async def _accompany(engine: Engine, container: Container, connection: Connection) -> bool:
+    """Until a foreground container is gone, or its client detaches (True)."""
+    terminal = (container.streams.terminal,) if container.streams.terminal is not None else ()
+    await connection.send("started", terminal, container=container.id, name=container.name)
+    detached = await _obey_until(container.wait_gone, connection, partial(_signal, container))
+    if detached and container.state is State.RUNNING:
+        engine.keep_in_background(container)
+        return True
+    return False
+
+
+async def _obey_until(
+    end: Callable[[], Awaitable[object]],
+    connection: Connection,
+    send_signal: Callable[[int], Awaitable[None]],
+) -> bool:
+    """Do what the client says until `end` returns, or the client detaches (True)."""
+    scope = trio.CancelScope()
+
+    async def control(said: Control) -> None:
+        if said.op == "detach":
+            scope.cancel()
+        elif said.op == "signal":
+            await send_signal(said.signal)
+
+    await connection.handle_controls(control)
+    with scope:
+        await end()
+    return scope.cancel_called
+
+
+async def _signal(container: Container, number: int) -> None:
+    """One that comes too late is for nobody."""
+    if container.state is State.RUNNING:
+        await container.signal(number)
+
+
+def _stdio(request: requests.Run | requests.ExecIn, descriptors: list[int]) -> Stdio:
+    size = request.terminal
+    rows, columns = (size.rows, size.columns) if size is not None else (0, 0)
+    if request.tty:
+        return Stdio(tty=True, rows=rows, columns=columns)
+    if request.detach or len(descriptors) < 3:
+        return Stdio()
+    return Stdio(descriptors[0] if request.interactive else None, descriptors[1], descriptors[2])
+
+
+async def exec_in(engine: Engine, request: requests.ExecIn, connection: Connection) -> Any:
+    """One more program in a running container; it ends with its client unless detached."""
+    descriptors = connection.take_descriptors()
+    try:
+        await _announce(request, connection)
+        started = await engine.exec(request, _stdio(request, descriptors))
+    finally:
+        close_all(descriptors)
+    if request.detach:
+        if started.terminal is not None:
+            os.close(started.terminal)
+        return {"container": request.container}
+    try:
+        return await _accompany_exec(started, connection, request.container)
+    except BaseException:
+        await started.process.kill_and_wait()
+        raise
+    finally:
+        if started.terminal is not None:
+            os.close(started.terminal)
+
+
+async def _accompany_exec(started: Started, connection: Connection, container: str) -> Any:
+    process = started.process
+    terminal = (started.terminal,) if started.terminal is not None else ()
+    await connection.send("started", terminal, container=container, name=container)
+    await _obey_until(process.wait, connection, process.signal)
+    if process.status is None:
+        return {"container": container, "detached": True}
+    return Exited(process.status)
+
+
+async def attach(engine: Engine, request: requests.Attach, connection: Connection) -> Any:
+    """Follow the output of a background container; with a terminal, or an open stdin, type into it as well.
+
+    `started` brings one descriptor to read from and, if there is something to type into, one more.
+    """
+    close_all(connection.take_descriptors())
+    container = engine.running(engine.records.get(request.container))
+    output = container.streams.output.subscribe()
+    ends = [output]
+    into = container.streams.terminal if container.spec.stdio.tty else container.streams.stdin
+    if into is not None and request.stdin:
+        ends.append(into)
+    try:
+        await connection.send(
+            "started", tuple(ends), container=container.id, name=container.name, tty=container.spec.stdio.tty
+        )
+    finally:
+        os.close(output)
+    if await _obey_until(container.wait_gone, connection, partial(_signal, container)):
+        return {"container": container.id, "detached": True}
+    return Exited(await container.wait())
+
+
+TABLE: dict[type[msgspec.Struct], Any] = {
+    requests.Run: run,
+    requests.ExecIn: exec_in,
+    requests.Attach: attach,
+}

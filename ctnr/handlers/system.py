@@ -1,0 +1,41 @@
+"""The host and the service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ctnr import requests
+from ctnr.engine import Engine
+from ctnr.info import describe_host
+from supervisor.errors import WrongState
+from supervisor.service.server import Connection
+
+
+async def info(engine: Engine, request: requests.Info, connection: Connection) -> Any:
+    return await describe_host(engine.supervisor, engine.store_dir)
+
+
+async def service_status(engine: Engine, request: requests.ServiceStatus, connection: Connection) -> Any:
+    return engine.service_status()
+
+
+async def service_stop(engine: Engine, request: requests.ServiceStop, connection: Connection) -> Any:
+    running = list(engine.supervisor.containers.values())
+    if running and not request.force:
+        names = ", ".join(sorted(container.name for container in running))
+        raise WrongState(
+            f"containers are running: {names}", cure="stop them, or: ctnr supervisor stop --force"
+        )
+    await engine.supervisor.stop_all()
+    assert engine.server is not None
+    engine.server.stop_after_answer = True
+    return None
+
+
+TABLE: dict[type[msgspec.Struct], Any] = {
+    requests.Info: info,
+    requests.ServiceStatus: service_status,
+    requests.ServiceStop: service_stop,
+}

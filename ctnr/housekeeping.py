@@ -1,0 +1,79 @@
+"""What is in the stores and what may go: images and bundles, and the containers that need them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ctnr import requests
+from ctnr.engine import Engine
+from ctnr.images.progress import Report
+from ctnr.images.store import Image
+from supervisor.errors import SupervisorError
+
+
+async def import_image(
+    engine: Engine, request: requests.ImageImport, descriptor: int | None, report: Report
+) -> Image:
+    """Raises: as ImageStore.import_rootfs."""
+    source = request.source if request.source is not None else descriptor
+    if source is None:
+        raise SupervisorError("nothing to import", cure="give a directory, a tar file, or - for stdin")
+    config: dict[str, Any] = {"Env": list(request.env) or None, "Cmd": list(request.cmd) or None}
+    config |= {
+        "Entrypoint": list(request.entrypoint) or None,
+        "WorkingDir": request.workdir,
+        "User": request.user,
+    }
+    config["Labels"] = dict(label.partition("=")[::2] for label in request.labels) or None
+    return await engine.images.import_rootfs(
+        source, request.name, sandbox=engine.sandbox, report=report,
+        config={key: value for key, value in config.items() if value is not None},
+    )  # fmt: skip
+
+
+def used_images(engine: Engine) -> set[str]:
+    """Ids of images that a container or bundle was made from."""
+    of_records = {record.image_id for record in engine.records.all()}
+    return of_records | {file.image_id for file in engine.bundles.all().values()}
+
+
+async def remove_images(engine: Engine, request: requests.ImageRemove) -> list[str]:
+    told: list[str] = []
+    for text in request.images:
+        told += await engine.images.remove(text, force=request.force, used=used_images(engine))
+    await engine.images.gc(
+        sandbox=engine.sandbox, used={*used_images(engine), *(row.id for row in engine.images.list())}
+    )
+    return told
+
+
+async def collect_images(engine: Engine, request: requests.ImageGc) -> dict[str, int]:
+    return await engine.images.gc(sandbox=engine.sandbox, used=used_images(engine), every=request.all)
+
+
+async def delete_bundles(engine: Engine, request: requests.BundleDelete) -> list[str]:
+    sandbox = await engine.sandbox()
+    for name in request.names:
+        users = [record for record in engine.records.all() if record.bundle == name]
+        for record in users:
+            container = engine.live(record)
+            if container is not None and request.force:
+                container.cancel()
+                await container.wait_gone()
+        await engine.bundles.remove(engine.bundles.get(name), sandbox)
+        for record in users:
+            engine.records.remove(record)
+    return list(request.names)
+
+
+async def collect_bundles(engine: Engine) -> list[str]:
+    """Remove bundles of containers that nobody knows any more."""
+    known = {record.bundle for record in engine.records.all()}
+    stale = [name for name, file in engine.bundles.all().items() if not file.named and name not in known]
+    removed = []
+    for name in stale:
+        if not engine.bundles.is_busy(name):
+            sandbox = await engine.sandbox()
+            await engine.bundles.remove(engine.bundles.get(name), sandbox)
+            removed.append(name)
+    return removed

@@ -1,0 +1,141 @@
+"""A container's part in networks: its network namespace and what is attached to it, at the start and while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from netconf import NetworkList
+from supervisor.errors import AttachmentError, WrongState
+from supervisor.network.attach import Attachment, NetworkRequest, uses_slirp_first
+from supervisor.network.netlink import Netlink, open_socket_in
+from supervisor.network.netns import open_netns
+from supervisor.teardown import Teardown
+
+if TYPE_CHECKING:
+    from supervisor.container import Container
+    from supervisor.realm import Realm
+
+
+class Membership:
+    """Of one container. `netns` is a path in the sandbox, None with the host's network."""
+
+    def __init__(self, container: Container, realm: Realm, is_running: Callable[[], bool]) -> None:
+        self.attachments: tuple[Attachment, ...] = ()
+        self.netns: str | None = None
+        self._container = container
+        self._realm = realm
+        self._is_running = is_running
+        self._nursery: trio.Nursery | None = None
+        self._changing = trio.Lock()
+        self._no_more_changes = False
+        self._connected: list[Teardown] = []  # what came while it ran
+
+    async def set_up(self, teardown: Teardown, nursery: trio.Nursery) -> None:
+        """As the container's spec says; each undo is pushed before its step.
+
+        Raises: AttachmentError (PortTaken, PluginError, SlirpError), NetconfError, SandboxError, OSError.
+        """
+        self._nursery = nursery
+        spec, realm, sandbox = self._container.spec, self._realm, self._realm.sandbox
+        if spec.host_network:
+            return
+        if spec.shares is not None:
+            self.netns = spec.shares.membership.netns_for(realm)
+            return
+        if spec.netns_path is not None:
+            self.netns = f"{sandbox.run_dir}/netns/of-{self._container.id[:12]}"
+            with open_netns(spec.netns_path) as descriptor:
+                teardown.push("let go of the network namespace", partial(sandbox.delete_netns, self.netns))
+                await sandbox.pin_netns(descriptor, self.netns)
+            return
+        self.netns = await realm.netns_pool.take(tap=uses_slirp_first(spec.networks))
+        teardown.push("remove the network namespace", partial(sandbox.delete_netns, self.netns))
+        self.attachments = await realm.networks.attach(
+            self._container, spec.networks, spec.ports, teardown, nursery
+        )
+        teardown.push("end its changes of networks", self._end_changes)
+
+    def netns_for(self, realm: Realm) -> str:
+        """The network namespace for another container. Raises: WrongState, AttachmentError."""
+        name = self._container.name
+        if not self._is_running():
+            raise WrongState(f"container {name} is not running", cure=f"ctnr start {name}")
+        if self.netns is None or realm is not self._realm:
+            raise AttachmentError(
+                f"the network namespace of container {name} belongs to another user namespace",
+                cure="run both with --rootless, or both without",
+            )
+        return self.netns
+
+    async def connect(self, network: NetworkList, **wishes: Any) -> Attachment:
+        """Attach one more network, as the next cniN; `wishes` are fields of NetworkRequest.
+
+        Raises: WrongState, AttachmentError, NetconfError; nothing has changed then.
+        """
+        async with self._changing:
+            self._check_changeable()
+            if any(one.network.name == network.name for one in self.attachments):
+                raise AttachmentError(
+                    f"container {self._container.name} is on network {network.name} already"
+                )
+            taken = [int(one.ifname.removeprefix("cni")) for one in self.attachments]
+            request = NetworkRequest(network=network, ifname=f"cni{max(taken, default=-1) + 1}", **wishes)
+            added = Teardown()
+            self._connected.append(added)
+            assert self._nursery is not None
+            try:
+                attached = await self._realm.networks.attach(
+                    self._container, (request,), (), added, self._nursery
+                )
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await added.run()
+                raise
+            self.attachments += attached
+            return attached[0]
+
+    async def disconnect(self, network: str) -> None:
+        """Take one of the networks away, with the ports that it publishes. Raises: WrongState, AttachmentError."""
+        async with self._changing:
+            self._check_changeable()
+            found = next((one for one in self.attachments if one.network.name == network), None)
+            if found is None:
+                raise AttachmentError(
+                    f"container {self._container.name} is not on network {network}",
+                    cure=f"it is on: {', '.join(one.network.name for one in self.attachments) or 'none'}",
+                )
+            with trio.CancelScope(shield=True):
+                self.attachments = tuple(one for one in self.attachments if one is not found)
+                await found.teardown.run()
+                if found.slirp is not None:
+                    await self._realm.networks.remove_tap(self.netns, found.ifname)
+
+    async def check(self, attachment: Attachment) -> None:
+        """CNI's CHECK, or whether slirp4netns runs. Raises: AttachmentError (PluginError)."""
+        await self._realm.networks.check(self._container.id, attachment)
+
+    async def count_bytes(self) -> dict[str, tuple[int, int]]:
+        """Received and sent, by interface of the network namespace. Raises: NetlinkFailed, OSError."""
+        with Netlink(await open_socket_in(self._realm.sandbox, self.netns)) as netlink:
+            return {link.name: (link.received_bytes, link.sent_bytes) for link in await netlink.links()}
+
+    def _check_changeable(self) -> None:
+        name, spec = self._container.name, self._container.spec
+        if not self._is_running() or self._no_more_changes:
+            raise WrongState(f"container {name} is not running", cure=f"ctnr start {name}")
+        if self.netns is None or spec.shares is not None or spec.netns_path is not None:
+            raise AttachmentError(
+                f"container {name} has no network namespace of its own",
+                cure="choose its networks when it is started",
+            )
+
+    async def _end_changes(self) -> None:
+        """Wait for a change under way, allow none after it, and undo those that were made."""
+        self._no_more_changes = True
+        async with self._changing:
+            while self._connected:
+                await self._connected.pop().run()

@@ -1,0 +1,89 @@
+"""One container's streams: the giver's descriptors, or pipes to a log and to whoever is attached, or a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from supervisor.runtime.logs import LogWriter
+from supervisor.runtime.output import Output
+from supervisor.runtime.stdio import Stdio, set_size
+from supervisor.sandbox.descriptors import close_all
+
+DRAIN_SECONDS = 2  # how long output may keep coming after the end of the first process
+
+
+class Streams:
+    """Descriptors that a container's task owns: `terminal` (a pty's master) and `stdin`, None where there is none."""
+
+    def __init__(self, stdio: Stdio, log_path: str | None, *, keep_stdin: bool) -> None:
+        self.terminal: int | None = None
+        self.stdin: int | None = None
+        self.output = Output(LogWriter(log_path) if log_path else None)
+        self._stdio = stdio
+        self._piped = log_path is not None and not stdio.tty
+        self._keep_stdin = keep_stdin
+        self._drains: list[trio.Event] = []
+        self._nursery: trio.Nursery | None = None
+
+    @contextmanager
+    def open(self, nursery: trio.Nursery) -> Iterator[Stdio]:
+        """What the runtime is to be given; `nursery` reads the output as part of the container's task."""
+        self._nursery = nursery
+        if not self._piped:
+            yield self._stdio  # the giver's descriptors, untouched: no Python in the way of the data
+            return
+        ends: list[int] = []
+        try:
+            stdin = None
+            if self._keep_stdin:
+                stdin, self.stdin = os.pipe()
+                ends.append(stdin)
+            for stream in ("stdout", "stderr"):
+                read_end, write_end = os.pipe()
+                ends.append(write_end)
+                self._start_pump(read_end, stream)
+            yield Stdio(stdin=stdin, stdout=ends[-2], stderr=ends[-1])
+        finally:
+            close_all(ends)
+
+    def accept_terminal(self, terminal: int | None) -> None:
+        """The runtime has made a terminal; it is ours from here, and gets the size that was asked for."""
+        self.terminal = terminal
+        if terminal is not None:
+            set_size(terminal, self._stdio.rows, self._stdio.columns)
+
+    def take_over_terminal(self, log_path: str) -> None:
+        """The terminal's output goes to a log from here: its client has detached, or there never was one."""
+        assert self.terminal is not None
+        self.output.log = LogWriter(log_path)
+        self._start_pump(os.dup(self.terminal), "stdout")
+
+    async def drain(self) -> None:
+        """The program has ended: what it wrote is read to the end, unless somebody else keeps writing."""
+        with trio.move_on_after(DRAIN_SECONDS):
+            for drained in self._drains:
+                await drained.wait()
+
+    async def close(self) -> None:
+        """The last output has come."""
+        await self.output.close()
+        for descriptor in (self.terminal, self.stdin):
+            if descriptor is not None:
+                os.close(descriptor)
+        self.terminal = self.stdin = None
+
+    def _start_pump(self, descriptor: int, stream: str) -> None:
+        """Read this output (owned from here) until it ends."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._pump, descriptor, stream)
+
+    async def _pump(self, descriptor: int, stream: str) -> None:
+        self._drains.append(drained := trio.Event())
+        try:
+            await self.output.pump(descriptor, stream)
+        finally:
+            drained.set()

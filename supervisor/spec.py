@@ -1,0 +1,77 @@
+"""What a container is to be, and what it is at any time: data that its task, its makers and its lookers-on share."""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from supervisor.network.attach import Attachment, NetworkRequest
+from supervisor.network.ports import PortMapping
+from supervisor.runtime.stdio import Stdio
+
+if TYPE_CHECKING:
+    from supervisor.container import Container
+    from supervisor.realm import Realm
+
+NO_STDIO = Stdio()
+
+
+class State(StrEnum):
+    """The states of OCI's runtime specification, and what follows."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """A root filesystem of layers: `lower` topmost first, changes in `upper`. Paths are absolute."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is known once a container's root filesystem is mounted and its networks are attached."""
+
+    rootfs: str  # path in the sandbox
+    directory: str  # the container's own directory in the sandbox's tmpfs
+    netns: str | None  # path in the sandbox; None with the host's network
+    attachments: tuple[Attachment, ...]
+    realm: Realm
+
+
+@dataclass(frozen=True)
+class Built:
+    """config.json, and files to be written in the sandbox before the start: {path: (mode, content)}."""
+
+    config: bytes
+    files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerSpec:
+    """What to run. `build` makes the OCI config when the rest is known."""
+
+    id: str
+    name: str
+    rootfs: Overlay | str  # a directory is used as it is
+    build: Callable[[Prepared], Awaitable[Built]]
+    networks: tuple[NetworkRequest, ...] = ()
+    ports: tuple[PortMapping, ...] = ()  # published by the first of the networks
+    aliases: tuple[str, ...] = ()  # further names on all of the networks
+    host_network: bool = False
+    shares: Container | None = None  # whose network namespace it is to have
+    netns_path: str | None = None  # or that of this file on the host
+    stdio: Stdio = NO_STDIO
+    log_path: str | None = None  # background containers: stdout and stderr go there
+    keep_stdin: bool = False  # background containers: stdin stays open for `attach`
+    stop_signal: int = signals.SIGTERM
+    stop_seconds: float = 10
+    finish: Callable[[Container], Awaitable[None]] | None = None  # called, shielded, when all of it is gone

@@ -49,7 +49,8 @@ def build_request(
     `prev` is the result before it as it came, byte for byte: vendors' own fields must survive. That is the
     previous plugin's for ADD and the whole ADD's for CHECK and DEL; one of another version is converted.
     `version` is the one agreed with the plugins, the network's by default. `lease_dir` is where host-local
-    keeps its leases if the config does not say. `valid_attachments` are GC's (container id, ifname).
+    keeps its leases, and tuning what it has changed, if the config does not say. `valid_attachments` are
+    GC's (container id, ifname).
     Raises: NetconfError if the version does not know the command, or CHECK has no result to check.
     """
     version = version or network.cni_version
@@ -61,6 +62,8 @@ def build_request(
     asked |= {key: value for key, value in fields.items() if not _is_reserved(key)}
     if lease_dir is not None and plugin.ipam_type == "host-local":
         asked["ipam"] = _with_lease_dir(plugin, asked["ipam"], lease_dir)
+    if lease_dir is not None and plugin.type == "tuning":
+        asked.setdefault("dataDir", f"{lease_dir}/.tuning")  # no network has such a name
     if command in _ATTACHMENT_COMMANDS:
         if args is None:
             raise ValueError(f"{command} needs the arguments of an attachment")

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.world import images, leaks
@@ -23,6 +24,12 @@ from tests.world.registry import Registry, docker_io_is
 _HERE = Path(__file__).parent
 _PLAIN = tuple(_HERE / name for name in ("unit", "house"))
 _MACHINE = pytest.StashKey[Machine]()
+
+# A slow or busy machine is no fault of what is tested.
+hypothesis.settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any-machine")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,8 +1,8 @@
 """The CNI plugin `slirp` as a program of its own (CNI 1.1.0): VERSION, STATUS, ADD, CHECK, DEL, GC.
 
 For any CNI runtime; needs no supervisor. ADD starts a slirp4netns that stays until DEL or GC ends it.
-Configuration: the options of `SlirpOptions`, `dns`, and the capabilities portMappings and mac. CNI_NETNS may
-be /proc/PID/ns/net or a pinned file; which user namespace owns it is asked from the kernel. Errors go to
+Configuration: the options of `SlirpOptions`, `dns`, and the capabilities portMappings, mac and dns. CNI_NETNS
+may be /proc/PID/ns/net or a pinned file; which user namespace owns it is asked from the kernel. Errors go to
 standard output as JSON with the spec's codes (ErrorCode), or 100 if slirp4netns itself failed.
 """
 
@@ -64,6 +64,8 @@ def answer(env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
         failure = Failure(SLIRP_FAILED, exc.message, exc.cure or "")
     except OSError as exc:
         failure = Failure(ErrorCode.IO_FAILURE, str(exc))
+    except Exception as exc:  # a runtime must get an answer that it can read, whatever is wrong with us
+        failure = Failure(ErrorCode.INTERNAL, f"{type(exc).__name__}: {exc}")
     return 1, build_error(failure.code, failure.msg, failure.details, cni_version=version)
 
 
@@ -271,7 +273,7 @@ class _Command:
             for key in ("interfaces", "ips", "routes"):
                 previous[key] = [*(previous.get(key) or ()), *own[key]]
             own = {**previous, "dns": _merge_dns(previous.get("dns") or {}, own["dns"])}
-        own["dns"] = _merge_dns(own["dns"], self._object("dns"))
+        own["dns"] = _merge_dns(own["dns"], self._told_dns())
         return convert_result(json.dumps(own).encode(), self._version) + b"\n"
 
     def _options(self) -> Any:
@@ -283,10 +285,20 @@ class _Command:
             code = ErrorCode.INVALID_CONFIG if exc.option else ErrorCode.UNSUPPORTED_FIELD
             raise Failure(code, exc.message) from exc
 
+    def _told_dns(self) -> dict[str, Any]:
+        """The configuration's `dns`, or what the capability of that name puts in its place (CONVENTIONS.md)."""
+        names = {"nameservers": "servers", "search": "searches", "options": "options"}
+        given = self._object("runtimeConfig").get("dns") or {}
+        if not isinstance(given, dict):
+            raise Failure(ErrorCode.INVALID_CONFIG, "runtimeConfig.dns is not an object")
+        return self._object("dns") | {key: given[name] for key, name in names.items() if given.get(name)}
+
     def _port_mappings(self) -> tuple[Any, ...]:
         from supervisor.network.ports import from_cni
 
         listed = self._object("runtimeConfig").get("portMappings") or []
+        if not isinstance(listed, list):
+            raise Failure(ErrorCode.INVALID_CONFIG, "runtimeConfig.portMappings is not a list")
         try:
             return tuple(from_cni(entry) for entry in listed)
         except ValueError as exc:
@@ -294,13 +306,15 @@ class _Command:
 
     def _previous(self) -> dict[str, Any] | None:
         """prevResult in the form of 1.1.0."""
-        from netconf.result import convert_result
+        from netconf.result import convert_result, parse_result
 
         if self._conf.get("prevResult") is None:
             return None
         previous = self._object("prevResult")
         previous.setdefault("cniVersion", self._version)
-        converted: dict[str, Any] = json.loads(convert_result(json.dumps(previous).encode(), RELEASED[-1]))
+        raw = convert_result(json.dumps(previous).encode(), RELEASED[-1])
+        parse_result(raw, source="prevResult")
+        converted: dict[str, Any] = json.loads(raw)
         return converted
 
     def _open_netns(self, stack: ExitStack) -> tuple[int, int | None]:

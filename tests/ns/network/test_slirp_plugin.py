@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,6 +138,15 @@ def test_chained(runner: Runner, netns: str) -> None:
     assert result["dns"]["search"] == ["shop.example"]
     assert result["vendor"] == {"kept": True}
     runner.good("CHECK", conf | {"prevResult": result})
+
+
+def test_dns_by_capability_takes_the_place_of_the_configurations(runner: Runner) -> None:
+    conf = CONF | {"dns": {"nameservers": ["192.0.2.54"], "search": ["shop.example"]}}
+    given = {"servers": ["192.0.2.55"], "options": ["ndots:2"]}
+    result = runner.good("ADD", conf | {"runtimeConfig": {"dns": given}})
+    assert result["dns"] == {
+        "nameservers": ["10.0.2.3", "192.0.2.55"], "search": ["shop.example"], "options": ["ndots:2"],
+    }  # fmt: skip
 
 
 def test_ports_and_mac(runner: Runner, netns: str, ip: Ip) -> None:
@@ -290,3 +300,68 @@ def test_as_an_unprivileged_user(tmp_path: Path) -> None:
         holder.communicate()
         for directory in Path("/tmp").glob("ctnr-slirp-*"):
             directory.rmdir()
+
+
+@pytest.fixture(scope="module")
+def libcni(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runtime over the reference library, which nerdctl, containerd and podman 4 use as well."""
+    folder = tmp_path_factory.mktemp("libcni")
+    source = Path(__file__).with_name("libcni_runner.go")
+    env = os.environ | {
+        "GOPATH": "/usr/share/gocode",
+        "GO111MODULE": "off",
+        "CGO_ENABLED": "0",
+        "GOCACHE": str(ROOT / "build/go"),
+    }
+    subprocess.run(["go", "build", "-o", folder / "runner", source], check=True, env=env)
+    return folder / "runner"
+
+
+@pytest.mark.skipif(
+    not shutil.which("go") or not Path("/usr/share/gocode/src/github.com/containernetworking/cni").exists(),
+    reason="needs golang-go and golang-github-appc-cni-dev",
+)
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+def test_under_the_reference_library(
+    libcni: Path, netns: str, runner: Runner, tmp_path: Path, ip: Ip, version: str
+) -> None:
+    program = tmp_path / "bin/slirp"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncd {ROOT} && exec {' '.join(PROGRAM)}\n")
+    program.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    tuning = {"type": "tuning", "mtu": 1400, "dataDir": str(tmp_path / "tuning")}
+    slirp = {"type": "slirp", "mtu": 1500, "capabilities": {"portMappings": True, "mac": True, "dns": True}}
+    conf = {"cniVersion": version, "name": "net", "plugins": [slirp, tuning]}
+    (tmp_path / "net.conflist").write_text(json.dumps(conf))
+    given = {
+        "portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}],
+        "mac": "02:00:00:00:00:11", "dns": {"searches": ["shop.example"]}, "bandwidth": {"ingressRate": 1},
+    }  # fmt: skip
+    env = {
+        "NETCONFPATH": str(tmp_path), "CNI_PATH": f"{program.parent}:/usr/lib/cni",
+        "CNI_CACHE": str(tmp_path / "cache"), "CNI_IFNAME": "cni0", "CNI_ARGS": "IgnoreUnknown=1;K8S=x",
+        "CAP_ARGS": json.dumps(given), "PATH": os.environ["PATH"],
+    }  # fmt: skip
+
+    def call(command: str) -> subprocess.CompletedProcess[str]:
+        words = [libcni, command, "net", netns, "ctnrtest"]
+        return subprocess.run(words, env=env, capture_output=True, text=True, timeout=30, check=False)
+
+    added = call("add")
+    assert added.returncode == 0, added.stderr
+    result = json.loads(added.stdout)
+    assert result["ips"][0]["address"] == "10.0.2.100/24"
+    assert result["dns"] == {"nameservers": ["10.0.2.3"], "search": ["shop.example"]}
+    assert "02:00:00:00:00:11" in ip(netns, "link", "show", "cni0")
+    assert "mtu 1400" in ip(netns, "link", "show", "cni0")
+    again = call("add")
+    assert (again.returncode, "has cni0 of network net already" in again.stderr) == (1, True)
+    if version != "0.3.1":
+        assert call("check").returncode == 0
+        os.kill(daemons()[0], signal.SIGKILL)
+        assert "no slirp4netns runs" in call("check").stderr
+    for _ in range(2):
+        assert call("del").returncode == 0
+    assert daemons() == []

@@ -372,11 +372,13 @@ async def test_lease_directory_is_given_to_host_local(bench: Bench) -> None:
         {"type": "a", "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}},
         {"type": "b", "ipam": {"type": "host-local", "dataDir": "/mine"}},
         {"type": "c", "ipam": {"type": "static"}},
+        {"type": "tuning", "mtu": 1400},
     )
     await bench.runner.add_network(network, bench.args)
     assert bench.stdin("a")["ipam"] == {"type": "host-local", "subnet": "10.9.0.0/24", "dataDir": "/leases"}
     assert bench.stdin("b")["ipam"]["dataDir"] == "/mine"
     assert "dataDir" not in bench.stdin("c")["ipam"]
+    assert bench.stdin("tuning")["dataDir"] == "/leases/.tuning"
 
 
 async def test_one_operation_at_a_time_for_a_container(bench: Bench) -> None:

@@ -41,6 +41,35 @@ def test_whatever_comes_the_answer_is_one_of_the_spec(command: str, conf: dict[s
         assert told["cniVersion"]
 
 
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8), st.just("10.9.0.2/24"))
+KEYS = st.sampled_from(
+    ["interfaces", "ips", "routes", "dns", "address", "name", "sandbox", "nameservers", "search", "servers",
+     "portMappings", "hostPort", "mac", "interface", "cniVersion"]
+)  # fmt: skip
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(["ADD", "CHECK"]), TREES, TREES, TREES)
+def test_no_shape_of_what_a_runtime_hands_on_breaks_it(
+    command: str, previous: Any, runtime: Any, told: Any
+) -> None:
+    env = {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": "c",
+        "CNI_IFNAME": "cni0",
+        "CNI_NETNS": "/no/such/netns",
+    }
+    conf = {"cniVersion": "1.0.0", "name": "n", "type": "slirp", "prevResult": previous, "runtimeConfig": runtime,
+            "dns": told}  # fmt: skip
+    status, answered = reply(env, json.dumps(conf).encode())
+    assert status == 1, "there is no such netns"
+    assert answered["code"] in (3, 7, 100), answered
+
+
 @given(st.binary(max_size=50))
 def test_any_bytes(stdin: bytes) -> None:
     status, _ = reply({"CNI_COMMAND": "ADD"}, stdin)

@@ -23,7 +23,7 @@ from ctnr.bundles.seccomp import SeccompProfiles
 from ctnr.bundles.spec import encode
 from ctnr.bundles.store import Bundle
 from ctnr.bundles.users import ResolvedUser, UserFiles, read_user_files, resolve_user
-from ctnr.images.store import Image
+from ctnr.images.view import Image
 from ctnr.networks import Chosen
 from ctnr.records import Record
 from supervisor.container import Container

@@ -19,7 +19,8 @@ from ctnr.bundles.build import resolv_conf
 from ctnr.bundles.names import check_names
 from ctnr.bundles.store import Bundle, BundleStore, new_file
 from ctnr.images.progress import Report
-from ctnr.images.store import Image, ImageStore
+from ctnr.images.store import ImageStore
+from ctnr.images.view import Image
 from ctnr.networks import Chosen, choose_networks
 from ctnr.records import Record, Records
 from netconf import search_path

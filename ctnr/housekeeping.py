@@ -6,8 +6,9 @@ from typing import Any
 
 from ctnr import requests
 from ctnr.engine import Engine
+from ctnr.images.garbage import collect_garbage
 from ctnr.images.progress import Report
-from ctnr.images.store import Image
+from ctnr.images.view import Image
 from supervisor.errors import SupervisorError
 
 
@@ -41,14 +42,18 @@ async def remove_images(engine: Engine, request: requests.ImageRemove) -> list[s
     told: list[str] = []
     for text in request.images:
         told += await engine.images.remove(text, force=request.force, used=used_images(engine))
-    await engine.images.gc(
-        sandbox=engine.sandbox, used={*used_images(engine), *(row.id for row in engine.images.list())}
+    await collect_garbage(
+        engine.images,
+        sandbox=engine.sandbox,
+        used={*used_images(engine), *(row.id for row in engine.images.list())},
     )
     return told
 
 
 async def collect_images(engine: Engine, request: requests.ImageGc) -> dict[str, int]:
-    return await engine.images.gc(sandbox=engine.sandbox, used=used_images(engine), every=request.all)
+    return await collect_garbage(
+        engine.images, sandbox=engine.sandbox, used=used_images(engine), every=request.all
+    )
 
 
 async def delete_bundles(engine: Engine, request: requests.BundleDelete) -> list[str]:

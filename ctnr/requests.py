@@ -91,7 +91,7 @@ class Pull(Request, tag="pull"):
 
 
 class Images(Request, tag="images"):
-    """All images, newest first, as a list of `ctnr.images.store.ImageSummary`."""
+    """All images, newest first, as a list of `ctnr.images.view.ImageSummary`."""
 
 
 class ImageImport(Request, tag="image-import"):

@@ -8,6 +8,7 @@ import msgspec
 
 from ctnr import housekeeping, requests
 from ctnr.engine import Engine
+from ctnr.images.export import export_image
 from ctnr.progress import reporting
 from supervisor.sandbox.descriptors import close_all
 from supervisor.service.server import Connection
@@ -39,7 +40,7 @@ async def image_import(engine: Engine, request: requests.ImageImport, connection
 
 
 async def image_export(engine: Engine, request: requests.ImageExport, connection: Connection) -> Any:
-    await engine.images.export(request.image, request.destination)
+    await export_image(engine.images, request.image, request.destination)
     return None
 
 

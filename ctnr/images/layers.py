@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import trio
 
+from ctnr.images.attributes import OPAQUE_XATTR
 from ctnr.images.errors import one_error
 from ctnr.images.inflate import Feed
 from ctnr.images.locks import SUFFIX, claim, dead_claims, file_lock
@@ -26,7 +27,6 @@ from supervisor.sandbox.sandbox import PACKAGES, Sandbox
 UNPACK_AT_ONCE = max(os.cpu_count() or 1, 2)
 PIPE_BYTES = 1 << 20
 TELL_SECONDS = 0.1
-OPAQUE_XATTR = "user.overlay.opaque"
 
 Lower = Callable[[], Awaitable[Sequence[str]]]
 
@@ -48,7 +48,7 @@ class LayerStore:
     """`<root>/<name>/` is a layer, complete and verified: it gets that name by a rename, at the very end.
 
     A name is the diff id (hex), if the layer stands for itself. If it took something from the layers below it (see
-    unpack.py), a digest of their names follows, for over other layers it would be another directory.
+    finish.py), a digest of their names follows, for over other layers it would be another directory.
     """
 
     def __init__(self, root: str) -> None:

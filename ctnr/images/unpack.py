@@ -5,7 +5,7 @@ reach anything else. Standard library only. Rules: OCI image-spec 1.1, layer.md 
 
 A layer may refer to what lies below it: hard links to files of lower layers, and files whose directories only a lower
 layer describes. Layers are unpacked side by side, so the first run writes such references down, and a second run
-(`Finisher`), once the lower layers are there, copies what is meant.
+(`finish.py`), once the lower layers are there, copies what is meant.
 
     argv: one JSON object, `Job`
     stdout: JSON {"entries": N, "bytes": N, "skipped": N, "pending": BOOL} or {"error": TEXT, "errno": N | null}
@@ -23,6 +23,8 @@ import stat
 import sys
 from typing import Any
 
+from ctnr.images.attributes import NEW_FILE, OPAQUE_XATTR, LayerError, set_xattrs, write_all
+from ctnr.images.finish import Finisher
 from ctnr.images.tarstream import (
     BLOCK_DEVICE,
     CHARACTER,
@@ -47,14 +49,6 @@ NO_ID = (1 << 32) - 1  # chown(2) reads it as "leave it as it is"
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
-OPAQUE_XATTR = "user.overlay.opaque"  # overlays are mounted with `userxattr`, rootless or not
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_XATTRS = (errno.EPERM, errno.ENOTSUP)  # links and devices can't have any; some file systems have none
-
-
-class LayerError(Exception):
-    """The layer is broken, hostile, or can't be represented here."""
 
 
 def main() -> None:
@@ -138,7 +132,7 @@ class Extractor:
             raise LayerError(f"{printable(path)}: a hard link to {printable(target)}, which is not there")
         if (links or implied) and not is_lowest:
             self.is_pending = True
-            _write(pending, json.dumps({"links": links, "directories": implied}).encode())
+            write_all(pending, json.dumps({"links": links, "directories": implied}).encode())
 
     # Kinds of entries. Each tries the common case first and looks at what is in the way only when that fails.
 
@@ -153,23 +147,23 @@ class Extractor:
     def _regular(self, entry: Entry) -> None:
         path, mode, left = entry.path, entry.mode, entry.size
         try:
-            descriptor = os.open(path, _NEW, mode)
+            descriptor = os.open(path, NEW_FILE, mode)
         except OSError:
             opened: list[int] = []
-            self._create(path, lambda: opened.append(os.open(path, _NEW, mode)))
+            self._create(path, lambda: opened.append(os.open(path, NEW_FILE, mode)))
             descriptor = opened[0]
         try:
             while left:
                 data = self._tar.read(min(left, CHUNK_BYTES))
                 left -= len(data)
-                _write(descriptor, data)
+                write_all(descriptor, data)
             if entry.uid or entry.gid:
                 self._own(descriptor, entry)
                 os.fchmod(descriptor, mode)
             elif mode & 0o7000:
                 os.fchmod(descriptor, mode)  # writing may have cleared them
             if entry.xattrs:
-                _set_xattrs(descriptor, entry.xattrs)
+                set_xattrs(descriptor, entry.xattrs)
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(descriptor)
@@ -322,7 +316,7 @@ class Extractor:
         if entry.kind != SYMLINK:
             os.chmod(path, entry.mode)
         if entry.xattrs:
-            _set_xattrs(path, entry.xattrs)
+            set_xattrs(path, entry.xattrs)
         os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
 
     def _own(self, file: str | int, entry: Entry) -> None:
@@ -340,131 +334,6 @@ class Extractor:
                 f"{printable(self.current)}: belongs to {entry.uid}:{entry.gid}, which is outside of the range of "
                 "subordinate ids"
             ) from None
-
-
-class Finisher:
-    """The second run: copies from the lower layers (descriptors, topmost first) what the first wrote down."""
-
-    def __init__(self, pending: int, lower: list[int]) -> None:
-        with open(pending, "rb") as file:
-            told = json.loads(file.read())
-        self._links: list[tuple[str, str]] = [(path, target) for path, target in told["links"]]
-        self._directories: list[str] = told["directories"]
-        self._lower = lower
-        self.current = ""
-
-    def finish(self) -> None:
-        made: dict[str, str] = {}
-        for path, target in self._links:
-            self.current = path
-            parent = os.stat(os.path.dirname(path) or ".")
-            if target in made or os.path.lexists(target):
-                os.link(made.get(target, target), path, follow_symlinks=False)
-            else:
-                found = self._find(target)
-                if found is None or not stat.S_ISREG(os.fstat(found).st_mode):
-                    raise LayerError(
-                        f"{printable(path)}: a hard link to {printable(target)}, which is not there"
-                    )
-                with open(found, "rb") as source:
-                    self._copy(source.fileno(), path)
-                made[target] = path
-            os.utime(os.path.dirname(path) or ".", ns=(parent.st_atime_ns, parent.st_mtime_ns))
-        for path in sorted(self._directories, key=len, reverse=True):
-            self.current = path
-            found = self._find(path)
-            if found is None:
-                continue
-            try:
-                info = os.fstat(found)
-                if stat.S_ISDIR(info.st_mode) and stat.S_ISDIR(os.lstat(path).st_mode):
-                    os.lchown(path, info.st_uid, info.st_gid)
-                    os.chmod(path, stat.S_IMODE(info.st_mode))
-                    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
-            except FileNotFoundError:
-                pass
-            finally:
-                os.close(found)
-
-    def _copy(self, source: int, path: str) -> None:
-        info = os.fstat(source)
-        descriptor = os.open(path, _NEW, 0o600)
-        try:
-            while os.sendfile(descriptor, source, None, CHUNK_BYTES):
-                pass
-            os.fchown(descriptor, info.st_uid, info.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(info.st_mode))
-            _set_xattrs(descriptor, {name: os.getxattr(source, name) for name in os.listxattr(source)})
-            os.utime(descriptor, ns=(info.st_atime_ns, info.st_mtime_ns))
-        finally:
-            os.close(descriptor)
-
-    def _find(self, path: str) -> int | None:
-        """Open what the lower layers show at `path`, as overlayfs would: whiteouts and opaque directories count.
-
-        No link is followed. None if nothing is there.
-        """
-        parts = path.split("/")
-        for layer in self._lower:
-            at, is_hidden = os.dup(layer), False
-            try:
-                for number, part in enumerate(parts):
-                    is_last = number == len(parts) - 1
-                    try:
-                        info = os.lstat(part, dir_fd=at)
-                    except (FileNotFoundError, NotADirectoryError):
-                        break
-                    if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
-                        return None
-                    if not is_last and not stat.S_ISDIR(info.st_mode):
-                        return None
-                    if not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
-                        return None
-                    below = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-                    if is_last:
-                        return below
-                    os.close(at)
-                    at = below
-                    is_hidden = is_hidden or _is_opaque(at)
-                if is_hidden:
-                    return None
-            finally:
-                os.close(at)
-        return None
-
-
-def _is_opaque(directory: int) -> bool:
-    try:
-        return os.getxattr(directory, OPAQUE_XATTR) == b"y"
-    except OSError:
-        return False
-
-
-def _set_xattrs(file: str | int, xattrs: dict[str, bytes]) -> None:
-    """`security.capability` and `user.*`; not `user.overlay.*`: a layer must not speak overlayfs's language."""
-    for name, value in xattrs.items():
-        if name == "security.capability":
-            if (
-                len(value) == 24 and value[3] == 3
-            ):  # with the root id of another namespace (VFS_CAP_REVISION_3)
-                value = value[:3] + b"\x02" + value[4:20]
-        elif not name.startswith("user.") or name.startswith("user.overlay."):
-            continue
-        try:
-            if isinstance(file, int):
-                os.setxattr(file, name, value)
-            else:
-                os.setxattr(file, name, value, follow_symlinks=False)
-        except OSError as exc:
-            if exc.errno not in _NO_XATTRS:
-                raise
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    written = os.write(descriptor, data)
-    while written < len(data):
-        data = data[written:]
-        written = os.write(descriptor, data)
 
 
 if __name__ == "__main__":

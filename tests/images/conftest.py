@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ctnr.images.progress import Progress
-from ctnr.images.store import Image, ImageStore
+from ctnr.images.store import ImageStore
+from ctnr.images.view import Image
 from supervisor.sandbox.sandbox import Sandbox, open_sandbox
 from tests.world import images
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ctnr.images.store import Image
+from ctnr.images.view import Image
 from tests.images.conftest import OpenBench, change, member, tar
 from tests.world.images import Entry, folder, layer, opaque, whiteout
 

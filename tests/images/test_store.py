@@ -20,6 +20,8 @@ import pytest
 import trio
 
 from ctnr.images import skopeo
+from ctnr.images.export import export_image
+from ctnr.images.garbage import collect_garbage
 from supervisor.errors import NotFound, SupervisorError
 from supervisor.sandbox.sandbox import PACKAGES
 from tests.images.conftest import OpenBench, change, member, tar, write_docker
@@ -83,7 +85,7 @@ async def test_dockers_own_fields_id_and_digest_are_kept(
         assert own == json.loads(image.config_bytes)["config"]
         assert json.loads(manifest)["config"]["digest"] == f"sha256:{image.id}"
         assert f"sha256:{hashlib.sha256(manifest).hexdigest()}" == image.manifest_digest
-        await bench.store.export("dockerish:1", f"dir:{tmp_path / 'out'}")
+        await export_image(bench.store, "dockerish:1", f"dir:{tmp_path / 'out'}")
         assert manifest == (tmp_path / "out/manifest.json").read_bytes()
         # a policy that wants signatures has not seen these documents: then only what the copy says counts
         policy = tmp_path / "policy.json"
@@ -161,14 +163,14 @@ async def test_export_and_back(
     async with open_bench() as bench:
         image = await bench.pull(f"oci:{layered_image}:latest")
         await bench.store.tag(image.id, "layered:x")
-        await bench.store.export("layered:x", target)
+        await export_image(bench.store, "layered:x", target)
     shutil.rmtree(tmp_path / "store")
     async with open_bench() as bench:
         back = await bench.pull(target)
         assert [Path(one).name for one in image.layer_paths] == [Path(one).name for one in back.layer_paths]
         assert json.loads(image.config_bytes)["config"] == json.loads(back.config_bytes)["config"]
         with pytest.raises(SupervisorError, match="no transport"):
-            await bench.store.export(target, "somewhere")
+            await export_image(bench.store, target, "somewhere")
         assert [] == bench.left()
 
 
@@ -232,12 +234,12 @@ async def test_names_removal_and_garbage(open_bench: OpenBench, write_layout: Wr
         with pytest.raises(SupervisorError, match="is used by a container"):
             await store.remove(one.id, used=[one.id])
         await store.remove(one.id)
-        dropped = await store.gc(sandbox=bench.sandbox, used=[])
+        dropped = await collect_garbage(store, sandbox=bench.sandbox, used=[])
         assert (1, 3) == (dropped["layers"], dropped["blobs"])
         assert two == store.find(two.id)
         await store.untag(two.names[0])
-        assert 0 == (await store.gc(sandbox=bench.sandbox, used=[two.id]))["images"]
-        assert 1 == (await store.gc(sandbox=bench.sandbox, used=[]))["images"]
+        assert 0 == (await collect_garbage(store, sandbox=bench.sandbox, used=[two.id]))["images"]
+        assert 1 == (await collect_garbage(store, sandbox=bench.sandbox, used=[]))["images"]
         assert [] == list(bench.root.glob("layers/*")) == list(bench.root.glob("blobs/sha256/*"))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ctnr.cli.containers import describe_port
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.output import human_size, list_rows, paint, table, write, write_json, write_value
+from ctnr.cli.ps import describe_port
 from ctnr.cli.request import base_request, service_environ
 from ctnr.cli.tell import Teller
 from ctnr.client.session import ask

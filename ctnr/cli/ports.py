@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ctnr.cli.containers import describe_port
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.output import write, write_json
+from ctnr.cli.ps import describe_port
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller
 from ctnr.client.errors import ClientError

@@ -31,8 +31,9 @@ from netconf import (
     load_network,
 )
 from supervisor.errors import NameInUse, NotFound, SupervisorError
-from supervisor.network.attach import NetworkRequest, number_interfaces, with_first_plugin
+from supervisor.network.attachment import NetworkRequest, number_interfaces
 from supervisor.network.slirp_conf import SlirpOptions, check_mac, decode_options
+from supervisor.network.wishes import with_first_plugin
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -11,7 +11,7 @@ import msgspec
 
 from netconf import NetworkList
 from supervisor.errors import RuntimeFailed
-from supervisor.network.attach import number_interfaces
+from supervisor.network.attachment import number_interfaces
 from supervisor.network.ports import PortMapping
 from supervisor.runtime.stdio import Stdio
 from supervisor.spec import Built, ContainerSpec, Prepared

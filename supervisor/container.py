@@ -13,7 +13,7 @@ import trio
 
 from supervisor.errors import WrongState
 from supervisor.groups import single_error
-from supervisor.network.attach import Attachment
+from supervisor.network.attachment import Attachment
 from supervisor.network.membership import Membership
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio, set_size

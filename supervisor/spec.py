@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from supervisor.network.attach import Attachment, NetworkRequest
+from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.ports import PortMapping
 from supervisor.runtime.stdio import Stdio
 

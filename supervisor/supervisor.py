@@ -139,7 +139,7 @@ class Supervisor:
         """A network has been removed: so is what is left of it. Raises: SandboxError, NetlinkFailed, OSError."""
         for realm in list(self._realms.values()):
             if not realm.sandbox.gone:
-                await realm.networks.forget_network(network)
+                await realm.networks.plugins.forget_network(network)
 
     async def stop_all(self, grace_seconds: float | None = None) -> None:
         """Stop every container, all at the same time."""

@@ -45,7 +45,7 @@ from ctnr.bundles.spec import (
 )
 from ctnr.bundles.users import ResolvedUser, check_mapped
 from ctnr.requests import Run
-from supervisor.network.attach import Attachment
+from supervisor.network.attachment import Attachment
 from supervisor.spec import Built, Prepared
 
 RECURSIVE_RO = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (5, 12)  # mount_setattr(2)

@@ -13,7 +13,7 @@ from netconf import NetconfError, NetworkList, is_builtin, list_networks, load_n
 from supervisor.container import Container
 from supervisor.errors import SupervisorError
 from supervisor.groups import single_error
-from supervisor.network.attach import Attachment
+from supervisor.network.attachment import Attachment
 from supervisor.network.plugins import default_cni_path, find_plugin
 from supervisor.network.slirp_conf import decode_options, find_program
 from supervisor.service.server import Connection

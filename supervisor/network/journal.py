@@ -66,8 +66,8 @@ async def _delete(record: AttachmentRecord, sandbox: Sandbox, networks: Networks
         await sandbox.new_netns(netns, tap=args.ifname)
         for ip in record.result.container_ips() if record.result is not None else ():
             await sandbox.run(["ip", "address", "add", ip.address, "dev", args.ifname], netns=netns)
-        await networks.plugins.del_network(record.network, args, record.result)
-        await networks.remove_unused_bridge(record)
+        await networks.plugins.runner.del_network(record.network, args, record.result)
+        await networks.plugins.remove_unused_bridge(record)
     except Exception as exc:
         log.warning("sweep_failed", network=record.network.name, container=args.container_id, error=str(exc))
         return False

@@ -10,7 +10,7 @@ import trio
 
 from netconf import NetworkList
 from supervisor.errors import AttachmentError, WrongState
-from supervisor.network.attach import Attachment, NetworkRequest, uses_slirp_first
+from supervisor.network.attachment import Attachment, NetworkRequest, uses_slirp_first
 from supervisor.network.netlink import Netlink, open_socket_in
 from supervisor.network.netns import open_netns
 from supervisor.teardown import Teardown

@@ -1,0 +1,226 @@
+"""Attachments by CNI plugins: ADD, what goes with it on our side, and DEL with a look whether it is true."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+import trio
+
+from netconf import AttachmentArgs, NetworkList, Result
+from supervisor.errors import AttachmentError, PluginError
+from supervisor.network.attachment import Attachment, NetworkRequest
+from supervisor.network.name_service import NameService
+from supervisor.network.netlink import Netlink, add_network_broadcast, link_exists, open_socket_in
+from supervisor.network.plugins import PluginNotFound, PluginRunner, default_cni_path
+from supervisor.network.ports import PortMapping, Reservation
+from supervisor.network.records import AttachmentRecord, Records
+from supervisor.network.uplink import Uplink
+from supervisor.network.wishes import verify_wishes, with_capabilities, with_portmap
+from supervisor.sandbox.process import Completed
+from supervisor.sandbox.sandbox import Sandbox
+from supervisor.teardown import Teardown
+
+if TYPE_CHECKING:
+    from supervisor.container import Container
+
+log = structlog.get_logger()
+
+
+class PluginNetworks:
+    """Of one sandbox. `records` remembers what plugins have attached, for DEL and after a crash."""
+
+    def __init__(
+        self, sandbox: Sandbox, uplink: Uplink | None, names: NameService, records: Records, lease_dir: str
+    ) -> None:
+        self._sandbox = sandbox
+        self._uplink = uplink
+        self._names = names
+        self._records = records
+        self._lease_dir = lease_dir
+        self._bridge_users: Counter[str] = Counter()  # attachments by network, from before ADD to after DEL
+        environ = {"XTABLES_LOCKFILE": f"{sandbox.run_dir}/xtables.lock"}
+        self.runner = PluginRunner(_NetworkDomain(sandbox, uplink), lease_dir=lease_dir, environ=environ)
+
+    async def attach(
+        self,
+        container: Container,
+        request: NetworkRequest,
+        reservation: Reservation,
+        teardown: Teardown,
+        nursery: trio.Nursery,
+    ) -> Attachment:
+        assert container.netns is not None
+        ports = reservation.mappings
+        network = with_portmap(request.network) if ports else request.network
+        capability_args: dict[str, Any] = {}
+        if ports:
+            capability_args["portMappings"] = [self._inner(one).to_cni() for one in ports]
+        if request.ip is not None:
+            capability_args["ips"] = [request.ip]
+        if request.mac is not None:
+            capability_args["mac"] = request.mac
+        network = with_capabilities(network, [key for key in ("ips", "mac") if key in capability_args])
+        args = AttachmentArgs(
+            container_id=container.id,
+            ifname=request.ifname,
+            netns=container.netns,
+            cni_args=(("IgnoreUnknown", "1"),),
+            capability_args=capability_args,
+            cni_path=request.cni_path or default_cni_path(os.environ),
+        )
+        record = AttachmentRecord(network=network, args=args, result=None)
+        self._records.save(record)
+        self._bridge_users[network.name] += 1
+        teardown.push(f"detach {network.name}", partial(self.detach, record))
+        result = await self.runner.add_network(network, args)
+        record = msgspec.structs.replace(record, result=result)
+        self._records.save(record)
+        verify_wishes(request, result)
+        if any(plugin.type == "bridge" for plugin in network.plugins):
+            await self._add_network_broadcasts(container.netns, request.ifname, result)
+        if self._uplink is not None:
+            for mapping in ports:
+                reservation.make_way(mapping)
+                teardown.push(f"withdraw {mapping}", partial(self._uplink.withdraw, mapping))
+                await self._uplink.publish(mapping)
+        elif ports:
+            # portmap binds nothing: so that nobody else does, the ports stay ours as long as they are mapped
+            kept = reservation.pop_all()
+            teardown.push("free the host's ports", partial(_close, kept))
+        reservation.close()
+        teardown.push("forget its names", partial(self._names.leave, network.name, container.id))
+        names = (container.name, *request.aliases, *container.spec.aliases)
+        served = await self._names.join(network, container.id, names, result)
+        return Attachment(
+            network=network,
+            ifname=request.ifname,
+            result=result,
+            reaches_host=self._uplink is None,
+            forwarded=ports,
+            served=served,
+            forwards_names=self._names.forwards(result),
+            teardown=teardown,
+        )
+
+    async def check(self, container_id: str, attachment: Attachment) -> None:
+        """CNI's CHECK. Raises: AttachmentError (PluginError) if something of the attachment is not as it was made."""
+        record = self._records.load(container_id, attachment.ifname)
+        if record is None or record.result is None:
+            raise AttachmentError(f"network {attachment.network.name}: there is no record of the attachment")
+        try:
+            await self.runner.check_network(record.network, record.args, record.result)
+        except PluginError as exc:
+            if exc.plugin != "portmap":  # up to 1.1.1 it fails always (its issue 819)
+                raise
+
+    async def detach(self, record: AttachmentRecord) -> None:
+        """DEL, and a look whether it is true. The record stays until it is.
+
+        Raises: ExceptionGroup of PluginError, AttachmentError if a link of the attachment is still there.
+        """
+        record = self._records.load(record.args.container_id, record.args.ifname) or record
+        try:
+            await self._delete(record)
+            await self._verify_gone(record)
+            self._records.remove(record.args.container_id, record.args.ifname)
+        finally:
+            self._bridge_users[record.network.name] -= 1
+        await self.remove_unused_bridge(record)
+
+    async def _delete(self, record: AttachmentRecord) -> None:
+        try:
+            await self.runner.del_network(record.network, record.args, record.result)
+        except ExceptionGroup as group:
+            # ADD looks for all plugins before it runs the first: with one missing, nothing was made
+            never_added = record.result is None and group.split(PluginNotFound)[1] is None
+            if not never_added:
+                raise
+
+    async def remove_unused_bridge(self, record: AttachmentRecord) -> None:
+        """On the host a bridge of ours goes with its last container; the uplink's go with the uplink."""
+        if self._uplink is None and not self._bridge_users[record.network.name]:
+            await self._remove_empty_bridges(record.network)
+
+    async def _verify_gone(self, record: AttachmentRecord) -> None:
+        outside = [one.name for one in record.result.interfaces if not one.sandbox] if record.result else []
+        own = [name for name in outside if name.startswith("veth")]  # a bridge stays: others are on it
+        if not own:
+            return
+        netns = await self._uplink.open() if self._uplink is not None else None
+        with await self._sandbox.open_socket(socket.AF_INET, socket.SOCK_DGRAM, netns=netns) as sock:
+            left = [name for name in own if link_exists(sock, name)]
+        if left:
+            raise AttachmentError(
+                f"network {record.network.name}: {', '.join(left)} is still there after DEL"
+            )
+
+    async def forget_network(self, network: NetworkList) -> None:
+        """Remove what is left of a network that is no more: its empty bridge, and the book of its leases."""
+        await self._sandbox.remove_tree(*_empty_lease_books(self._sandbox, self._lease_dir, network.name))
+        if self._uplink is None or self._uplink.slirp is not None:
+            await self._remove_empty_bridges(network)
+
+    async def _remove_empty_bridges(self, network: NetworkList) -> None:
+        """Plugins never remove a bridge. One named ctnr-… is ours, and may go when nothing is on it."""
+        bridges = [
+            msgspec.json.decode(one.raw).get("bridge") for one in network.plugins if one.type == "bridge"
+        ]
+        ours = [name for name in bridges if isinstance(name, str) and name.startswith("ctnr-")]
+        if not ours:
+            return
+        netns = self._uplink.netns if self._uplink is not None else None
+        with Netlink(await open_socket_in(self._sandbox, netns)) as netlink:
+            links = await netlink.links()
+            for bridge in [link for link in links if link.name in ours and link.kind == "bridge"]:
+                if not any(link.master == bridge.index for link in links):
+                    await netlink.delete(bridge)
+
+    async def _add_network_broadcasts(self, netns: str, ifname: str, result: Result) -> None:
+        """`ip -4 route get 10.2.0.0` tells the container's address at its sixth place, on every kernel."""
+        addresses = [ip.address for ip in result.container_ips() if ":" not in ip.address]
+        with await open_socket_in(self._sandbox, netns) as sock:
+            for address in addresses:
+                try:
+                    add_network_broadcast(sock, ifname, address)
+                except (OSError, ValueError) as exc:  # a nicety: no container fails for it
+                    log.info("broadcast_route_refused", address=address, error=str(exc))
+
+    def _inner(self, mapping: PortMapping) -> PortMapping:
+        """The mapping as portmap has to make it: behind the uplink every port arrives at the uplink's own address."""
+        return mapping if self._uplink is None else msgspec.structs.replace(mapping, host_ip="")
+
+
+class _NetworkDomain:
+    """Where plugins run: rootless beside the uplink, privileged in the current network namespace."""
+
+    def __init__(self, sandbox: Sandbox, uplink: Uplink | None) -> None:
+        self._sandbox = sandbox
+        self._uplink = uplink
+
+    async def run(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: int | bytes | None = None
+    ) -> Completed:
+        netns = await self._uplink.open() if self._uplink is not None else None
+        return await self._sandbox.run(argv, env=env, stdin=stdin, netns=netns)
+
+
+def _empty_lease_books(sandbox: Sandbox, lease_dir: str, network: str) -> list[str]:
+    """host-local's directory of a network, unless an address is given out; no others may be removed."""
+    directory = f"{lease_dir}/{network}"
+    try:
+        found = os.listdir(sandbox.outer_path(directory))
+    except FileNotFoundError:
+        return []
+    leases = [name for name in found if name != "lock" and not name.startswith("last_reserved_ip.")]
+    return [] if leases else [directory]
+
+
+async def _close(reservation: Reservation) -> None:
+    reservation.close()

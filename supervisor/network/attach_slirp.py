@@ -1,0 +1,102 @@
+"""Attachments by slirp4netns: a process of ours beside the container, no plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+import trio
+
+from netconf import parse_result
+from supervisor.errors import AttachmentError
+from supervisor.network.attachment import Attachment, NetworkRequest
+from supervisor.network.netns import NetnsPool
+from supervisor.network.ports import Reservation
+from supervisor.network.slirp import Slirp, SlirpEvent, run_slirp
+from supervisor.network.slirp_conf import decode_options
+from supervisor.network.wishes import with_address
+from supervisor.sandbox.sandbox import Sandbox
+from supervisor.teardown import Teardown
+
+if TYPE_CHECKING:
+    from supervisor.container import Container
+
+log = structlog.get_logger()
+
+
+class SlirpNetworks:
+    """Of one sandbox."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    async def attach(
+        self,
+        container: Container,
+        request: NetworkRequest,
+        reservation: Reservation,
+        teardown: Teardown,
+        nursery: trio.Nursery,
+    ) -> Attachment:
+        assert container.netns is not None
+        options = decode_options(msgspec.json.decode(request.network.plugins[0].raw))
+        if request.ip is not None:
+            options = with_address(options, request.ip)
+
+        def tell(event: SlirpEvent) -> None:
+            log.warning("slirp_changed", container=container.name, **msgspec.structs.asdict(event))
+
+        if request.ifname != NetnsPool.TAP:
+            await self._sandbox.new_tap(container.netns, request.ifname)
+        if options.enable_ipv6:  # an address that is not tentative for a second or two
+            settings = {f"net/ipv6/conf/{one}/accept_dad": "0" for one in ("all", request.ifname)}
+            await self._sandbox.call("sysctl", netns=container.netns, settings=settings)
+        gone, scope = trio.Event(), trio.CancelScope()
+        slirp: Slirp = await nursery.start(
+            _run_in, scope, gone,
+            partial(
+                run_slirp, options, netns_path=self._sandbox.outer_path(container.netns),
+                userns_path=self._sandbox.userns_path, ifname=request.ifname, on_event=tell, persistent_tap=True,
+                mac=request.mac, api_socket=f"{self._sandbox.run_dir}/{container.id[:12]}-{request.ifname}.sock",
+            ),
+        )  # fmt: skip
+
+        scope.shield = True
+
+        async def detach() -> None:
+            slirp.end()
+            await gone.wait()
+
+        teardown.push(f"detach {request.network.name}", detach)
+        await slirp.publish_reserved(reservation)
+        raw = msgspec.json.encode(slirp.result(container.netns))
+        return Attachment(
+            network=request.network,
+            ifname=request.ifname,
+            result=parse_result(raw),
+            slirp=slirp,
+            teardown=teardown,
+        )
+
+    async def check(self, container_id: str, attachment: Attachment) -> None:
+        """Raises: AttachmentError if slirp4netns does not run."""
+        if attachment.slirp is not None and not attachment.slirp.pid:
+            raise AttachmentError(f"network {attachment.network.name}: slirp4netns does not run")
+
+
+async def _run_in(
+    scope: trio.CancelScope,
+    gone: trio.Event,
+    run: Callable[..., Awaitable[None]],
+    *,
+    task_status: trio.TaskStatus[Slirp],
+) -> None:
+    """`scope` is shielded once `run` has started: it ends in its turn of the teardown, not when all is cancelled."""
+    try:
+        with scope:
+            await run(task_status=task_status)
+    finally:
+        gone.set()

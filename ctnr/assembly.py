@@ -25,7 +25,7 @@ from ctnr.bundles.store import Bundle
 from ctnr.bundles.users import ResolvedUser, UserFiles, read_user_files, resolve_user
 from ctnr.images.view import Image
 from ctnr.networks import Chosen
-from ctnr.records import Record
+from ctnr.records import Record, labels_of
 from supervisor.container import Container
 from supervisor.errors import SupervisorError
 from supervisor.network.ports import parse_all_ports
@@ -102,6 +102,7 @@ class Assembly:
             keep_stdin=request.interactive,
             stop_signal=parse_signal(signal),
             stop_seconds=10 if request.stop_timeout is None else request.stop_timeout,
+            labels=labels_of(record),
             finish=finish,
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ctnr.bundles.image import ImageConfig
-from ctnr.records import Record
+from ctnr.records import Record, parse_labels
 from supervisor.container import Container
 from supervisor.spec import State
 
@@ -38,7 +38,7 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
             for one in attachments
             for port in one.ports
         ],
-        "labels": dict(label.partition("=")[::2] for label in record.request.labels),
+        "labels": parse_labels(record.request.labels),
         "bundle": record.bundle,
     }
 

@@ -22,10 +22,11 @@ from ctnr.images.progress import Report
 from ctnr.images.store import ImageStore
 from ctnr.images.view import Image
 from ctnr.networks import Chosen, choose_networks
-from ctnr.records import Record, Records
+from ctnr.records import Record, Records, labels_of
 from netconf import search_path
 from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
+from supervisor.events import describe_event
 from supervisor.network.plugins import default_cni_path
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
@@ -82,6 +83,7 @@ class Engine:
         except BaseException:
             self.records.remove(record)
             raise
+        self._tell("create", record)
         return record
 
     async def _make_room(self, request: requests.Run) -> None:
@@ -96,7 +98,7 @@ class Engine:
             await container.wait_gone()
         ended = self.live(last) is None and not self.bundles.is_busy(last.bundle)
         if ended and last.bundle == request.bundle == name:
-            self.records.remove(last)
+            self._forget(last)
 
     async def _image_of(self, request: requests.Run, report: Report) -> Image:
         if request.image is not None:
@@ -207,7 +209,16 @@ class Engine:
                         shutil.rmtree(bundle.directory)
                 finally:
                     bundle.close()
+        self._forget(record)
+
+    def _forget(self, record: Record) -> None:
         self.records.remove(record)
+        self._tell("destroy", record)
+
+    def _tell(self, action: str, record: Record) -> None:
+        """An event of a container that does not run."""
+        event = describe_event(action, record.id, record.name, labels_of(record))
+        self.supervisor.event_log.tell(event)
 
     def keep_in_background(self, container: Container) -> None:
         """Its client has detached: the terminal's output goes to the log from here."""

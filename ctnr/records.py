@@ -34,6 +34,16 @@ class Record(msgspec.Struct, kw_only=True):
     request: Run
 
 
+def labels_of(record: Record) -> dict[str, str]:
+    """What its events tell of it, as docker's do: its image and its labels."""
+    return {"image": record.image, **parse_labels(record.request.labels)}
+
+
+def parse_labels(labels: tuple[str, ...]) -> dict[str, str]:
+    """``KEY=VALUE`` in order; later ones win."""
+    return dict(label.partition("=")[::2] for label in labels)
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode
 

@@ -207,6 +207,14 @@ class Wait(Request, tag="wait"):
     containers: tuple[str, ...]
 
 
+class Events(Request, tag="events"):
+    """What happens, as `item` events; without `stream` what is kept from `since` on."""
+
+    since: float | None = None  # Unix seconds; None: from now on
+    until: float | None = None
+    stream: bool = True
+
+
 class Logs(Request, tag="logs"):
     container: str
     follow: bool = False

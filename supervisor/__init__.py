@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from supervisor.container import Container as Container
     from supervisor.errors import SupervisorError as SupervisorError
+    from supervisor.events import Event as Event
     from supervisor.spec import ContainerSpec as ContainerSpec
     from supervisor.supervisor import Supervisor as Supervisor
     from supervisor.supervisor import open_supervisor as open_supervisor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Container": "supervisor.container",
     "ContainerSpec": "supervisor.spec",
+    "Event": "supervisor.events",
     "SupervisorError": "supervisor.errors",
     "Supervisor": "supervisor.supervisor",
     "open_supervisor": "supervisor.supervisor",

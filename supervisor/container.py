@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal as signals
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -12,6 +13,7 @@ import structlog
 import trio
 
 from supervisor.errors import WrongState
+from supervisor.events import describe_event
 from supervisor.groups import single_error
 from supervisor.network.attachment import Attachment
 from supervisor.network.membership import Membership
@@ -125,12 +127,15 @@ class Container:
         self.streams.accept_terminal(started.terminal)
         teardown.push("kill the container", self._kill_first)
         self.started_at, self.state = time.time(), State.RUNNING
+        self.tell("start")
+        self.membership.tell_all("connect")
         return started
 
     async def _live(self, started: Started) -> None:
         """Until its first process ends."""
         self.status = await started.process.wait()
         self.finished_at, self.state = time.time(), State.STOPPED
+        self.tell("die", status=self.status)
         self._exited.set()
 
     async def _take_down(self, teardown: Teardown, failure: Exception | None) -> None:
@@ -144,6 +149,7 @@ class Container:
                 elif not self._realm.sandbox.gone:
                     raise  # else the kernel has cleaned up, or the journal's next sweep will
             finally:
+                self.membership.tell_all("disconnect")
                 await self.streams.drain()
 
     async def _finish(self, finish: Callable[[Container], Awaitable[None]]) -> None:
@@ -155,9 +161,12 @@ class Container:
 
     async def _kill_first(self) -> None:
         assert self._process is not None
+        if self._process.status is None:
+            self.tell("kill", signal=str(int(signals.SIGKILL)))
         await self._process.kill_and_wait()
         if self.status is None:
             self.status = self._process.status
+            self.tell("die", status=self.status)
 
     # What others ask of it
 
@@ -195,6 +204,7 @@ class Container:
         """Send a signal to its first process. Raises: WrongState unless it runs."""
         if self._process is None or self.state is not State.RUNNING:
             raise WrongState(f"container {self.name} is not running")
+        self.tell("kill", signal=str(int(number)))
         await self._process.signal(number)
 
     async def stop(self, grace_seconds: float | None = None) -> None:
@@ -205,8 +215,21 @@ class Container:
                 await self.signal(self.spec.stop_signal)
             with trio.move_on_after(seconds):
                 await self._exited.wait()
+        ended = self.status is not None and self._gone.is_set()
         self.cancel()
         await self.wait_gone()
+        if not ended:
+            self.tell("stop")
+
+    def tell(
+        self, action: str, *, type: str = "container", status: int | None = None, **attributes: str
+    ) -> None:
+        """An event of its own."""
+        self._realm.events.tell(
+            describe_event(
+                action, self.id, self.name, self.spec.labels, type=type, status=status, **attributes
+            )
+        )
 
     def cancel(self) -> None:
         """End it at once: SIGKILL, then the clean-up. Synchronous, so that it can be called when cancelled."""

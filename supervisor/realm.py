@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import trio
 
+from supervisor.events import EventLog
 from supervisor.network.attach import Networks
 from supervisor.network.journal import LEASE_DIR, open_journal
 from supervisor.network.netns import NetnsPool
@@ -20,12 +21,18 @@ class Realm:
     """Made by `open_realm`. Containers say that they `use` it, so that it can outlive them."""
 
     def __init__(
-        self, sandbox: Sandbox, runtime: Runtime, netns_pool: NetnsPool, networks: Networks
+        self,
+        sandbox: Sandbox,
+        runtime: Runtime,
+        netns_pool: NetnsPool,
+        networks: Networks,
+        events: EventLog,
     ) -> None:
         self.sandbox = sandbox
         self.runtime = runtime
         self.netns_pool = netns_pool
         self.networks = networks
+        self.events = events
         self._users = 0
         self._unused = trio.Event()
 
@@ -48,7 +55,9 @@ class Realm:
 
 
 @asynccontextmanager
-async def open_realm(run_dir: str, *, rootless: bool, runtime: str | None = None) -> AsyncIterator[Realm]:
+async def open_realm(
+    run_dir: str, events: EventLog, *, rootless: bool, runtime: str | None = None
+) -> AsyncIterator[Realm]:
     """A sandbox, its runtime and its networks for as long as the block lasts.
 
     Raises: SandboxError, RuntimeFailed.
@@ -67,5 +76,5 @@ async def open_realm(run_dir: str, *, rootless: bool, runtime: str | None = None
             await journal.sweep(sandbox, networks)
         pool = NetnsPool(sandbox)
         nursery.start_soon(pool.run)
-        yield Realm(sandbox, chosen, pool, networks)
+        yield Realm(sandbox, chosen, pool, networks, events)
         nursery.cancel_scope.cancel()

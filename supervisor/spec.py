@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -74,4 +74,5 @@ class ContainerSpec:
     keep_stdin: bool = False  # background containers: stdin stays open for `attach`
     stop_signal: int = signals.SIGTERM
     stop_seconds: float = 10
+    labels: Mapping[str, str] = field(default_factory=dict)  # told with its events
     finish: Callable[[Container], Awaitable[None]] | None = None  # called, shielded, when all of it is gone

@@ -13,6 +13,7 @@ import trio
 from netconf import NetworkList
 from supervisor.container import Container
 from supervisor.errors import NameInUse, NotFound, SandboxError
+from supervisor.events import EventLog, EventReader
 from supervisor.groups import bare_errors, single_error
 from supervisor.realm import Realm, open_realm
 from supervisor.spec import ContainerSpec
@@ -28,6 +29,7 @@ class Supervisor:
     def __init__(self, run_dir: str, nursery: trio.Nursery, runtime: str | None) -> None:
         self.run_dir = run_dir
         self.containers: dict[str, Container] = {}
+        self.event_log = EventLog()
         self.privileged = is_privileged()
         self._nursery = nursery
         self._runtime = runtime
@@ -57,7 +59,9 @@ class Supervisor:
         async def hold(*, task_status: trio.TaskStatus[Realm]) -> None:
             try:
                 with scope:
-                    async with open_realm(self.run_dir, rootless=rootless, runtime=self._runtime) as realm:
+                    async with open_realm(
+                        self.run_dir, self.event_log, rootless=rootless, runtime=self._runtime
+                    ) as realm:
                         task_status.started(realm)
                         await realm.sandbox.wait_gone()
                         log.error("sandbox_ended", rootless=rootless)
@@ -134,6 +138,10 @@ class Supervisor:
                 f"no running container has the name or id {name_or_id}", cure="ctnr ps -a lists them"
             )
         return container
+
+    def events(self, since: float | None = None) -> EventReader:
+        """What happens from now on (`async for event in supervisor.events()`), after what is kept from `since` on."""
+        return self.event_log.read(since)
 
     async def forget_network(self, network: NetworkList) -> None:
         """A network has been removed: so is what is left of it. Raises: SandboxError, NetlinkFailed, OSError."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "create": ("run", "make a container to be started later"),
     "exec": ("exec", "run one more program in a running container"),
     "ps": ("ps", "list containers"),
+    "events": ("events", "show what happens to containers as it happens"),
     "attach": ("life", "connect the terminal to a container that runs"),
     "logs": ("looking", "show what a background container has written"),
     "inspect": ("looking", "show all that is known about containers"),

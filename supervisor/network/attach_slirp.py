@@ -15,7 +15,7 @@ from supervisor.errors import AttachmentError
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.netns import NetnsPool
 from supervisor.network.ports import Reservation
-from supervisor.network.slirp import Slirp, SlirpEvent, run_slirp
+from supervisor.network.slirp import Slirp, SlirpEvent, SlirpRestarted, run_slirp
 from supervisor.network.slirp_conf import decode_options
 from supervisor.network.wishes import with_address
 from supervisor.sandbox.sandbox import Sandbox
@@ -48,6 +48,11 @@ class SlirpNetworks:
 
         def tell(event: SlirpEvent) -> None:
             log.warning("slirp_changed", container=container.name, **msgspec.structs.asdict(event))
+            restarted = isinstance(event, SlirpRestarted)
+            container.tell(
+                "slirp_restarted" if restarted else "slirp_died", type="network", network=request.network.name,
+                ifname=request.ifname, pid=str(event.pid),
+            )  # fmt: skip
 
         if request.ifname != NetnsPool.TAP:
             await self._sandbox.new_tap(container.netns, request.ifname)

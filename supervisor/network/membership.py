@@ -96,6 +96,7 @@ class Membership:
                     await added.run()
                 raise
             self.attachments += attached
+            self._tell("connect", attached[0])
             return attached[0]
 
     async def disconnect(self, network: str) -> None:
@@ -113,6 +114,7 @@ class Membership:
                 await found.teardown.run()
                 if found.slirp is not None:
                     await self._realm.networks.remove_tap(self.netns, found.ifname)
+            self._tell("disconnect", found)
 
     async def check(self, attachment: Attachment) -> None:
         """CNI's CHECK, or whether slirp4netns runs. Raises: AttachmentError (PluginError)."""
@@ -122,6 +124,14 @@ class Membership:
         """Received and sent, by interface of the network namespace. Raises: NetlinkFailed, OSError."""
         with Netlink(await open_socket_in(self._realm.sandbox, self.netns)) as netlink:
             return {link.name: (link.received_bytes, link.sent_bytes) for link in await netlink.links()}
+
+    def tell_all(self, action: str) -> None:
+        """An event for each of its networks."""
+        for one in self.attachments:
+            self._tell(action, one)
+
+    def _tell(self, action: str, one: Attachment) -> None:
+        self._container.tell(action, type="network", network=one.network.name, ifname=one.ifname)
 
     def _check_changeable(self) -> None:
         name, spec = self._container.name, self._container.spec

@@ -19,6 +19,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "ps": ("ps -a", requests.Ps),
     "attach": ("attach --no-stdin web", requests.Attach),
     "logs": ("logs -f --tail 5 --since 10m --until 2026-01-31T12:00:00 web", requests.Logs),
+    "events": ("events --since 10m --until 5m --filter event=die", requests.Events),
     "inspect": ("inspect web db", requests.Inspect),
     "start": ("start web", requests.Start),
     "stop": ("stop -t 1m30s web", requests.Stop),

@@ -6,7 +6,6 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from ctnr import requests
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
 from ctnr.bundles.command import check_command, is_below
 from ctnr.bundles.errors import BundleError
@@ -31,7 +30,7 @@ from supervisor.errors import SupervisorError
 from supervisor.network.ports import parse_all_ports
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.spec import Built, ContainerSpec, Overlay, Prepared
+from supervisor.spec import Built, ContainerSpec, Overlay, Prepared, Program
 
 KERNEL_FILES = ("/dev", "/proc", "/sys")
 
@@ -91,6 +90,7 @@ class Assembly:
             name=record.name,
             rootfs=Overlay(lower=tuple(reversed(image.layer_paths)), upper=bundle.upper, work=bundle.work),
             build=partial(self._build, record, config, plan, fresh=not os.path.exists(bundle.upper)),
+            build_process=partial(self._build_process, record),
             networks=chosen.requests,
             ports=() if chosen.host else parse_all_ports(request.publish),
             aliases=(record.id[:12], *((request.hostname,) if request.hostname else ()), *request.aliases),
@@ -167,40 +167,40 @@ class Assembly:
             if done.status:
                 raise SupervisorError(f"volume {path}: {done.last_line()}", cure="leave out the option U")
 
-    async def exec_process(
-        self, record: Record, container: Container, request: requests.ExecIn, stdio: Stdio
+    async def _build_process(
+        self, record: Record, container: Container, program: Program, stdio: Stdio
     ) -> bytes:
         """The OCI `process` of one more program. Raises: CommandNotFound, BundleError."""
         run = record.request
         rootless = run.rootless or not self._privileged
         image = self._configs[record.image_id].config
         user = self._users[record.id]
-        if request.user is not None:
-            user = resolve_user(await read_user_files(container.sandbox, container.rootfs), request.user)
-        workdir = resolve_workdir(image, request.workdir or run.workdir)
+        if program.user is not None:
+            user = resolve_user(await read_user_files(container.sandbox, container.rootfs), program.user)
+        workdir = resolve_workdir(image, program.workdir or run.workdir)
         targets = [*(wish.target for wish in wishes_of(run)), *(image.volumes or ())]
         sandbox = container.sandbox
-        env = (*(image.env or ()), *run.env, *request.env)
+        env = (*(image.env or ()), *run.env, *program.env)
         targets += KERNEL_FILES
         if not is_below(workdir, targets) and workdir != "/":
             await _check_workdir(sandbox, container.rootfs, workdir)
-        await check_command(sandbox, container.rootfs, request.args[0], workdir, env, targets)
+        await check_command(sandbox, container.rootfs, program.args[0], workdir, env, targets)
         process = build_process(
-            args=request.args,
-            env=(*run.env, *request.env),
+            args=program.args,
+            env=(*run.env, *program.env),
             image=image,
             user=user,
-            cwd=request.workdir or run.workdir,
+            cwd=program.workdir or run.workdir,
             hostname=run.hostname or record.id[:12],
             capabilities=process_capabilities(
                 user,
                 rootless=rootless,
-                privileged=run.privileged or request.privileged,
+                privileged=run.privileged or program.privileged,
                 add=run.cap_add,
                 drop=run.cap_drop,
             ),
-            tty=request.tty,
-            term=request.terminal.term if request.terminal else None,
+            tty=stdio.tty,
+            term=program.term,
             rows=stdio.rows,
             columns=stdio.columns,
             no_new_privileges=run.no_new_privileges,

@@ -31,7 +31,7 @@ from supervisor.network.plugins import default_cni_path
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.spec import State
+from supervisor.spec import Program, State
 from supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -226,10 +226,12 @@ class Engine:
 
     async def exec(self, request: requests.ExecIn, stdio: Stdio) -> Started:
         """One more program in a running container. Raises: NotFound, WrongState, SupervisorError."""
-        record = self.records.get(request.container)
-        container = self.running(record)
-        process = await self._assembly.exec_process(record, container, request, stdio)
-        return await container.exec(process, stdio)
+        container = self.running(self.records.get(request.container))
+        program = Program(
+            args=request.args, env=request.env, workdir=request.workdir, user=request.user,
+            privileged=request.privileged, term=request.terminal.term if request.terminal else None,
+        )  # fmt: skip
+        return await container.start_exec(program, stdio)
 
     # Looking
 

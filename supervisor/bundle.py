@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,7 +14,10 @@ from supervisor.errors import RuntimeFailed
 from supervisor.network.attachment import number_interfaces
 from supervisor.network.ports import PortMapping
 from supervisor.runtime.stdio import Stdio
-from supervisor.spec import Built, ContainerSpec, Prepared
+from supervisor.spec import Built, ContainerSpec, Prepared, Program
+
+if TYPE_CHECKING:
+    from supervisor.container import Container
 
 
 def open_bundle(
@@ -57,14 +60,37 @@ def open_bundle(
         }
         return Built(msgspec.json.encode(config | own))
 
+    async def build_process(_: Container, program: Program, stdio: Stdio) -> bytes:
+        return msgspec.json.encode(_process(config.get("process", {}), program, stdio))
+
     container_id = secrets.token_hex(32)
     return ContainerSpec(
         id=container_id,
         name=name or container_id[:12],
         rootfs=rootfs,
         build=build,
+        build_process=build_process,
         networks=number_interfaces(networks),
         ports=tuple(ports),
         stdio=stdio,
         log_path=log_path,
     )
+
+
+def _process(own: dict[str, Any], program: Program, stdio: Stdio) -> dict[str, Any]:
+    """The bundle's process with another command. Raises: RuntimeFailed for what a bundle does not tell."""
+    if program.privileged:
+        raise RuntimeFailed(
+            "exec: privileged is nothing that a bundle knows", cure="give its process the capabilities"
+        )
+    process = own | {"args": list(program.args), "terminal": stdio.tty}
+    term = (f"TERM={program.term}",) if stdio.tty and program.term else ()
+    process["env"] = [*own.get("env", ()), *term, *program.env]
+    if program.workdir is not None:
+        process["cwd"] = os.path.join(own.get("cwd", "/"), program.workdir)
+    if program.user is not None:
+        uid, colon, gid = program.user.partition(":")
+        if not uid.isdecimal() or (colon and not gid.isdecimal()):
+            raise RuntimeFailed(f"exec: user {program.user}: a bundle knows numbers only", cure="UID[:GID]")
+        process["user"] = {"uid": int(uid), "gid": int(gid or 0)}
+    return process

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal as signals
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,15 +14,18 @@ import trio
 
 from supervisor.errors import WrongState
 from supervisor.events import describe_event
+from supervisor.exec import Exec, open_exec, run_exec
 from supervisor.groups import single_error
 from supervisor.network.attachment import Attachment
 from supervisor.network.membership import Membership
+from supervisor.network.ports import PortMapping
+from supervisor.runtime.logs import LogLine, follow_log
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio, set_size
 from supervisor.runtime.streams import Streams
-from supervisor.sandbox.process import Process
+from supervisor.sandbox.process import Completed, Process
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.spec import ContainerSpec, Overlay, Prepared, State
+from supervisor.spec import ContainerSpec, Overlay, Prepared, Program, State
 from supervisor.teardown import Teardown
 
 if TYPE_CHECKING:
@@ -200,6 +203,19 @@ class Container:
         """Its first process, as the sandbox counts; None unless it runs."""
         return self._process.pid if self._process is not None and self.state is State.RUNNING else None
 
+    @property
+    def ports(self) -> tuple[PortMapping, ...]:
+        """What is published of it on the host; with `host_port` as it was chosen."""
+        return tuple(port for one in self.attachments for port in one.ports)
+
+    async def logs(self, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        """The lines of its log in order, and with `follow` those to come until it ends. Raises: WrongState."""
+        log = self.streams.output.log
+        if log is None:
+            raise WrongState(f"container {self.name} has no log", cure="start it with one")
+        async for line in follow_log(log.path, log if follow else None):
+            yield line
+
     async def signal(self, number: int) -> None:
         """Send a signal to its first process. Raises: WrongState unless it runs."""
         if self._process is None or self.state is not State.RUNNING:
@@ -235,14 +251,52 @@ class Container:
         """End it at once: SIGKILL, then the clean-up. Synchronous, so that it can be called when cancelled."""
         self._scope.cancel()
 
-    async def exec(self, process: bytes, stdio: Stdio) -> Started:
-        """Run one more program in it: an OCI `process` object as JSON.
+    # Programs in it
+
+    async def exec(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Sequence[str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        privileged: bool = False,
+    ) -> Completed:
+        """Run one more program in it to its end: its `status` (shell style), `stdout` and `stderr`.
+
+        `env` is NAME=VALUE on top of the container's own, `user` is USER[:GROUP]. Cancelled, it is killed.
+        Raises: WrongState, CommandNotFound, CommandNotExecutable, RuntimeFailed, SupervisorError.
+        """
+        program = Program(args=args, env=env, workdir=workdir, user=user, privileged=privileged)
+        return await run_exec(self, program, stdin)
+
+    def open_exec(
+        self,
+        args: Sequence[str],
+        *,
+        env: Sequence[str] = (),
+        workdir: str | None = None,
+        user: str | None = None,
+        privileged: bool = False,
+    ) -> AbstractAsyncContextManager[Exec]:
+        """One more program in it for as long as the block lasts, with trio streams for its stdin, stdout and stderr.
+
+        Leaving the block kills it if it has not ended. Raises: as `exec`.
+        """
+        return open_exec(
+            self, Program(args=args, env=env, workdir=workdir, user=user, privileged=privileged)
+        )
+
+    async def start_exec(self, program: Program, stdio: Stdio) -> Started:
+        """Run one more program in it on descriptors of the caller's.
 
         The caller waits for `Started.process` and closes `Started.terminal`; the program ends with the container.
-        Raises: WrongState, CommandNotFound, CommandNotExecutable, RuntimeFailed.
+        Raises: as `exec`.
         """
         if self.state is not State.RUNNING:
             raise WrongState(f"container {self.name} is not running", cure=f"ctnr start {self.name}")
+        process = await self.spec.build_process(self, program, stdio)
         self._exec_numbers += 1
         directory = f"{self.directory}/exec-{self._exec_numbers}"
         sandbox = self._realm.sandbox

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -56,6 +56,18 @@ class Built:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Program:
+    """One more program for a container that runs, as exec starts it."""
+
+    args: Sequence[str]
+    env: Sequence[str] = ()  # NAME=VALUE, on top of the container's own
+    workdir: str | None = None  # None: the container's
+    user: str | None = None  # USER[:GROUP], names or numbers; None: the container's
+    privileged: bool = False
+    term: str | None = None  # $TERM, where it gets a terminal
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContainerSpec:
     """What to run. `build` makes the OCI config when the rest is known."""
 
@@ -63,6 +75,9 @@ class ContainerSpec:
     name: str
     rootfs: Overlay | str  # a directory is used as it is
     build: Callable[[Prepared], Awaitable[Built]]
+    build_process: Callable[
+        [Container, Program, Stdio], Awaitable[bytes]
+    ]  # an OCI `process` object, for exec
     networks: tuple[NetworkRequest, ...] = ()
     ports: tuple[PortMapping, ...] = ()  # published by the first of the networks
     aliases: tuple[str, ...] = ()  # further names on all of the networks

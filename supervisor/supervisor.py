@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import structlog
 import trio
@@ -14,8 +15,11 @@ from netconf import NetworkList
 from supervisor.container import Container
 from supervisor.errors import NameInUse, NotFound, SandboxError
 from supervisor.events import EventLog, EventReader
+from supervisor.exec import run_captured
 from supervisor.groups import bare_errors, single_error
 from supervisor.realm import Realm, open_realm
+from supervisor.runtime.stdio import Stdio
+from supervisor.sandbox.process import Completed
 from supervisor.spec import ContainerSpec
 
 log = structlog.get_logger()
@@ -97,6 +101,19 @@ class Supervisor:
             container.cancel()
             with trio.CancelScope(shield=True):
                 await container.wait_gone()
+
+    async def run_process(
+        self, spec: ContainerSpec, *, stdin: bytes = b"", rootless: bool = False
+    ) -> Completed:
+        """Run a container to its end: its `status` (shell style), `stdout` and `stderr`. Cancelled, it is killed.
+
+        Raises: as `run`.
+        """
+
+        async def start(stdio: Stdio) -> Container:
+            return await self.start(replace(spec, stdio=stdio, log_path=None), rootless=rootless)
+
+        return await run_captured(start, stdin)
 
     async def start(self, spec: ContainerSpec, *, rootless: bool = False) -> Container:
         """Start a container that lives until it ends, is stopped, or the supervisor goes. Raises: as `run`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,9 +14,8 @@ from netconf import load_builtin
 from supervisor import open_supervisor
 from supervisor.errors import CommandNotExecutable, CommandNotFound, NameInUse, SlirpError, WrongState
 from supervisor.runtime.logs import read_log
-from supervisor.runtime.stdio import Stdio
 from supervisor.spec import State
-from tests.ns.supervisor.helpers import KINDS, Outlet, said_by, spec
+from tests.ns.supervisor.helpers import KINDS, said_by, spec
 
 
 @KINDS
@@ -45,12 +43,8 @@ async def test_slirp_killed_is_started_again_in_the_same_netns(bundle: Path, roo
             with trio.fail_after(5):
                 while slirp.pid in (0, first) or not slirp.restarts:  # noqa: ASYNC110
                     await trio.sleep(0.01)
-            outlet = Outlet()
-            process = {"args": ["ip", "addr", "show", "cni0"], "env": ["PATH=/bin"], "cwd": "/"}
-            process["user"] = {"uid": 0, "gid": 0}
-            started = await container.exec(json.dumps(process).encode(), outlet.stdio)
-            assert await started.process.wait() == 0
-            assert "inet 10.0.2.100/24" in outlet.close().decode()
+            shown = await container.exec(["ip", "addr", "show", "cni0"])
+            assert b"inet 10.0.2.100/24" in shown.stdout
 
 
 @KINDS
@@ -137,7 +131,7 @@ async def test_exec_after_the_end_is_refused(bundle: Path) -> None:
         container = await supervisor.start(spec(bundle, ["true"]))
         await container.wait_gone()
         with pytest.raises(WrongState, match="not running"):
-            await container.exec(b"{}", Stdio())
+            await container.exec(["true"])
 
 
 async def test_background_output_is_logged(bundle: Path, tmp_path: Path) -> None:

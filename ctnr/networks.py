@@ -42,8 +42,9 @@ UPLINK = ipaddress.ip_network("10.0.2.0/24")  # slirp4netns's own, also behind e
 _TAKEN_BY_NAME = ("none", "host", "container", "ns")
 _PODMAN_NAMES = {
     "enable_ipv6": "enableIPv6", "allow_host_loopback": "hostLoopback", "outbound_addr": "outboundAddr",
-    "outbound_addr6": "outboundAddr6", "disable_dns": "disableDNS",
+    "outbound_addr6": "outboundAddr6", "disable_dns": "disableDNS", "port_handler": "portHandler",
 }  # fmt: skip
+_PODMAN_VALUES = {"rootlessport": "relay"}
 _BRIDGE_OPTIONS = (
     "bridge", "forceAddress", "hairpinMode", "ipMasq", "isDefaultGateway", "isGateway", "promiscMode", "vlan",
 )  # fmt: skip
@@ -133,7 +134,7 @@ def _load(name: str, directories: Sequence[str]) -> tuple[NetworkList, dict[str,
         elif key in ("ip", "mac"):
             wishes[key] = value
         else:
-            options[key] = value
+            options[key] = _PODMAN_VALUES.get(value, value)
     if options:
         if network.plugins[0].type != "slirp":
             raise SupervisorError(
@@ -281,7 +282,7 @@ def _slirp_plugin(request: requests.NetCreate, subnet: Subnet) -> dict[str, Any]
     if request.mtu is not None:
         asked["mtu"] = request.mtu
     for key, text in _pairs(request.options).items():
-        asked[_PODMAN_NAMES.get(key, key)] = text
+        asked[_PODMAN_NAMES.get(key, key)] = _PODMAN_VALUES.get(text, text)
     options: SlirpOptions = decode_options(asked, lax=True)
     told = msgspec.to_builtins(options)
     return {"type": "slirp", **{key: told[key] for key in ("mtu", *asked)}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -14,6 +14,7 @@ from netconf import parse_result
 from supervisor.errors import AttachmentError
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.netns import NetnsPool
+from supervisor.network.port_relay import PortRelay
 from supervisor.network.ports import Reservation
 from supervisor.network.slirp import Slirp, SlirpEvent, SlirpRestarted, run_slirp
 from supervisor.network.slirp_conf import decode_options
@@ -76,6 +77,8 @@ class SlirpNetworks:
             await gone.wait()
 
         teardown.push(f"detach {request.network.name}", detach)
+        if options.port_handler == "relay":
+            slirp.relay = await self._start_relay(container.netns, options.address, teardown, nursery)
         await slirp.publish_reserved(reservation)
         raw = msgspec.json.encode(slirp.result(container.netns))
         return Attachment(
@@ -85,6 +88,19 @@ class SlirpNetworks:
             slirp=slirp,
             teardown=teardown,
         )
+
+    async def _start_relay(
+        self, netns: str, address: str, teardown: Teardown, nursery: trio.Nursery
+    ) -> PortRelay:
+        relay, gone, scope = PortRelay(self._sandbox, netns, address), trio.Event(), trio.CancelScope()
+
+        async def end() -> None:
+            scope.cancel()
+            await gone.wait()
+
+        await nursery.start(_run_in, scope, gone, relay.run)
+        teardown.push("end the port relay", end)
+        return relay
 
     async def check(self, container_id: str, attachment: Attachment) -> None:
         """Raises: AttachmentError if slirp4netns does not run."""
@@ -97,7 +113,7 @@ async def _run_in(
     gone: trio.Event,
     run: Callable[..., Awaitable[None]],
     *,
-    task_status: trio.TaskStatus[Slirp],
+    task_status: trio.TaskStatus[Any],
 ) -> None:
     """`scope` is shielded once `run` has started: it ends in its turn of the teardown, not when all is cancelled."""
     try:

@@ -24,6 +24,7 @@ import trio
 from supervisor.errors import SlirpError
 from supervisor.groups import bare_errors
 from supervisor.network import slirp_api
+from supervisor.network.port_relay import PortRelay
 from supervisor.network.ports import PortMapping, PortTaken, Reservation, reserve_ports
 from supervisor.network.slirp_conf import (
     Program,
@@ -197,6 +198,7 @@ class Slirp:
         self._ready_seconds = ready_seconds
         self._persistent_tap = persistent_tap
         self._configured = False
+        self.relay: PortRelay | None = None  # carries TCP ports instead, where that is wished
         self._published: dict[PortMapping, int] = {}
         self._process: SlirpProcess | None = None
         self._ending = False
@@ -214,7 +216,8 @@ class Slirp:
 
     @property
     def published(self) -> tuple[PortMapping, ...]:
-        return tuple(self._published)
+        relayed = self.relay.published if self.relay is not None else ()
+        return (*self._published, *relayed)
 
     def result(self, netns_path: str | None = None) -> dict[str, Any]:
         """The CNI 1.1.0 result of this attachment; `netns_path` as it shall read there (default: as we
@@ -237,13 +240,17 @@ class Slirp:
         in.
 
         The peer's address arrives in the container, except that 127.0.0.1 of the host appears as the
-        gateway. Shielded (about 1 ms). Raises: PortTaken; SlirpError without an API socket, or for IPv6.
+        gateway; with a relay (TCP, IPv6 too) it does not. Shielded (about 1 ms). Raises: PortTaken; SlirpError
+        without an API socket, or for IPv6.
         """
-        if mapping in self._published:
+        if mapping in self.published:
             return mapping
         if mapping.host_port == 0:
             with reserve_ports([mapping]) as reservation:
                 return (await self.publish_reserved(reservation))[0]
+        if self.relay is not None and mapping.protocol == "tcp":
+            await self.relay.publish(mapping)
+            return mapping
         request = slirp_api.add_hostfwd(mapping, self.options.address)
         try:
             answer = await self._call(request)
@@ -269,6 +276,8 @@ class Slirp:
         def request() -> dict[str, Any]:  # looked up when it is sent: a restart gives new ids
             return slirp_api.remove_hostfwd(self._published[mapping])
 
+        if self.relay is not None:
+            await self.relay.withdraw(mapping)
         with suppress(KeyError):
             await self._call(request)
             del self._published[mapping]

@@ -280,10 +280,16 @@ class _Command:
         from supervisor.network.slirp_conf import SlirpConfError, decode_options
 
         try:
-            return decode_options(self._conf)
+            options = decode_options(self._conf)
         except SlirpConfError as exc:
             code = ErrorCode.INVALID_CONFIG if exc.option else ErrorCode.UNSUPPORTED_FIELD
             raise Failure(code, exc.message) from exc
+        if options.port_handler == "relay":
+            raise Failure(
+                ErrorCode.UNSUPPORTED_FIELD,
+                "portHandler: relay is a task of ctnr's supervisor; leave it out",
+            )
+        return options
 
     def _told_dns(self) -> dict[str, Any]:
         """The configuration's `dns`, or what the capability of that name puts in its place (CONVENTIONS.md)."""

@@ -171,6 +171,26 @@ def test_ports_come_and_go_while_it_runs(me: Person, serve: Callable[..., str]) 
     assert "does not publish" in me.ctnr("port", "rm", name, "8081:81").stderr
 
 
+def test_the_relay_carries_tcp_ports_ipv6_too(me: Person, serve: Callable[..., str]) -> None:
+    name = serve("slirp:port_handler=rootlessport", "8080:80", "[::1]:8081:81", "9007:7/udp")
+    assert fetch(8080) == fetch(8081, "[::1]") == name
+    assert echo(9007) == b"hello", "slirp4netns carries it"
+    assert fetch(8080, path="peer") == "10.0.2.100", "its own: no other way to be as quick"
+    assert "0.0.0.0:8082->81/tcp\n" == me.ctnr("port", "add", name, "8082:81").ok.stdout
+    assert fetch(8082) == name
+    me.ctnr("port", "rm", name, "8080:80").ok  # noqa: B018
+    assert is_free(8080)
+    assert fetch(8082) == name
+    me.ctnr("rm", "-f", name).ok  # noqa: B018
+    assert is_free(8082)
+
+
+def test_a_relay_that_is_not_known_is_told(me: Person) -> None:
+    done = me.ctnr("run", "--network=slirp:portHandler=pigeon", "demo", "true")
+    assert done.status == 125
+    assert "option portHandler: slirp4netns or relay, not 'pigeon'" in done.stderr
+
+
 def test_what_can_not_be_changed_is_said(me: Person, serve: Callable[..., str]) -> None:
     name = serve("bridge")
     done = me.ctnr("port", "add", name, "8080:80")

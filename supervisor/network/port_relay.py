@@ -1,0 +1,154 @@
+"""Published TCP ports by a relay in the container's netns: as quick as loopback, without the peer's address.
+
+The listening sockets are ours and stay so: a relay that dies is started again and gets them anew, and connections
+wait in their queues meanwhile. Which way a port takes is for its network to say (`portHandler`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+
+import structlog
+import trio
+
+from supervisor.errors import AttachmentError
+from supervisor.network.ports import PortMapping, PortTaken
+from supervisor.sandbox.descriptors import rights
+from supervisor.sandbox.process import Process
+from supervisor.sandbox.sandbox import PACKAGES, Sandbox
+
+log = structlog.get_logger()
+
+_BOOTSTRAP = "import sys;sys.path.append(sys.argv.pop(1));from supervisor.network.relay import main;main()"
+ANSWER_SECONDS = 5
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.02, 2.0
+STEADY_SECONDS = 10  # one that ran so long did not die of what killed those before it
+BACKLOG = 4096
+
+
+class PortRelay:
+    """A task (`run`) beside its container. `published` is what it carries."""
+
+    def __init__(self, sandbox: Sandbox, netns: str, address: str) -> None:
+        self._sandbox, self._netns, self._address = sandbox, netns, address
+        self._numbers = itertools.count(1)
+        self._listeners: dict[PortMapping, tuple[int, socket.socket]] = {}
+        self._control: trio.socket.SocketType | None = None
+        self._process: Process | None = None
+        self._wanted = trio.Event()
+        self._asking = trio.Lock()
+
+    @property
+    def published(self) -> tuple[PortMapping, ...]:
+        return tuple(self._listeners)
+
+    @property
+    def pid(self) -> int:
+        """Its process, as the sandbox counts; 0 while none runs."""
+        return self._process.pid if self._process is not None and self._process.status is None else 0
+
+    async def publish(self, mapping: PortMapping) -> None:
+        """Listen on the host, and carry what comes to the container's port. TCP only, IPv4 and IPv6.
+
+        The relay is started for the first one; clients that come before it is up wait in the socket's queue.
+        Raises: PortTaken, AttachmentError.
+        """
+        number, listener = next(self._numbers), _listen(mapping)
+        self._listeners[mapping] = (number, listener)
+        self._wanted.set()
+        try:
+            async with self._asking:
+                await self._add(mapping, number, listener)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.withdraw(mapping)
+            raise
+
+    async def withdraw(self, mapping: PortMapping) -> None:
+        """Stop listening; connections that exist go on. Nothing if it is not published."""
+        if mapping not in self._listeners:
+            return
+        number, listener = self._listeners.pop(mapping)
+        listener.close()
+        async with self._asking:
+            await self._ask(f"del {number}")  # its copy holds the port
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled: a relay as soon as there is a port, and another one when it dies. Raises: SandboxError."""
+        pause = FIRST_PAUSE_SECONDS
+        try:
+            task_status.started()
+            await self._wanted.wait()
+            await self._start()
+            while True:
+                began = trio.current_time()
+                assert self._process is not None
+                status = await self._process.wait()
+                if trio.current_time() - began > STEADY_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
+                log.warning("port_relay_ended", status=status, restart_seconds=pause)
+                await self._end()
+                await trio.sleep(pause)
+                pause = min(pause * 2, LAST_PAUSE_SECONDS)
+                await self._start()
+        finally:
+            await self._end()
+            for _, listener in self._listeners.values():
+                listener.close()
+            self._listeners.clear()
+
+    async def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = trio.socket.from_stdlib_socket(ours)
+        argv = [os.path.realpath(sys.executable), "-I", "-S", "-c", _BOOTSTRAP, PACKAGES]
+        with theirs:
+            self._process = await self._sandbox.spawn(argv, netns=self._netns, pass_fds={3: theirs.fileno()})
+        async with self._asking:
+            for mapping, (number, listener) in list(self._listeners.items()):
+                await self._add(mapping, number, listener)
+
+    async def _end(self) -> None:
+        with trio.CancelScope(shield=True):
+            async with self._asking:  # whoever asks meanwhile has its answer, or finds nobody to ask
+                control, self._control = self._control, None
+                if control is not None:
+                    control.close()
+            process, self._process = self._process, None
+            if process is not None:
+                await process.kill_and_wait()
+
+    async def _add(self, mapping: PortMapping, number: int, listener: socket.socket) -> None:
+        text = f"add {number} {self._address} {mapping.container_port}"
+        await self._ask(text, (listener.fileno(),))
+
+    async def _ask(self, text: str, descriptors: tuple[int, ...] = ()) -> None:
+        """Shielded: half a question would be answered to the next. A relay that is gone gets it when it is back."""
+        if self._control is None:
+            return
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + ANSWER_SECONDS) as scope:
+            try:
+                await self._control.sendmsg([text.encode()], rights(descriptors))
+                await self._control.recv(512)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+        if scope.cancelled_caught:
+            raise AttachmentError(f"the port relay did not answer within {ANSWER_SECONDS} s")
+
+
+def _listen(mapping: PortMapping) -> socket.socket:
+    """Beside a reservation of ours, which allows it."""
+    family = socket.AF_INET6 if mapping.is_ipv6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if mapping.is_ipv6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((mapping.host_ip, mapping.host_port))
+        listener.listen(BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise PortTaken(mapping, str(exc.strerror).lower()) from None
+    return listener

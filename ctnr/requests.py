@@ -282,6 +282,10 @@ class NetCheck(Request, tag="net-check"):
     environ: dict[str, str] = {}  # the caller's NETCONFPATH
 
 
+class NetGc(Request, tag="net-gc"):
+    environ: dict[str, str] = {}  # the caller's NETCONFPATH and CNI_PATH
+
+
 class NetShow(Request, tag="net-show"):
     all: bool = False  # also those that nobody is on
     environ: dict[str, str] = {}  # the caller's NETCONFPATH

@@ -72,8 +72,8 @@ async def open_realm(
             networks = Networks(sandbox, nursery, records, f"{run_dir}/leases")
         else:
             journal = stack.enter_context(open_journal())
-            networks = Networks(sandbox, nursery, Records(journal.directory), LEASE_DIR)
-            await journal.sweep(sandbox, networks)
+            networks = Networks(sandbox, nursery, Records(journal.directory), LEASE_DIR, journal)
+            await journal.sweep(networks.plugins)
         pool = NetnsPool(sandbox)
         nursery.start_soon(pool.run)
         yield Realm(sandbox, chosen, pool, networks, events)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
@@ -17,6 +17,7 @@ from supervisor.errors import NameInUse, NotFound, SandboxError
 from supervisor.events import EventLog, EventReader
 from supervisor.exec import run_captured
 from supervisor.groups import bare_errors, single_error
+from supervisor.network.garbage import Collected
 from supervisor.realm import Realm, open_realm
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.process import Completed
@@ -165,6 +166,21 @@ class Supervisor:
         for realm in list(self._realms.values()):
             if not realm.sandbox.gone:
                 await realm.networks.plugins.forget_network(network)
+
+    async def collect_garbage(
+        self, known: Sequence[NetworkList], cni_path: Sequence[str]
+    ) -> list[Collected]:
+        """Release what attachments have left whose containers are gone, also those of supervisors that died.
+
+        `known` are the networks whose plugins are asked for CNI's GC. Raises: SandboxError.
+        """
+        await self.realm()  # what a crash left is swept when it opens
+        return [
+            one
+            for realm in list(self._realms.values())
+            if not realm.sandbox.gone
+            for one in await realm.networks.collect_garbage(known, cni_path)
+        ]
 
     async def stop_all(self, grace_seconds: float | None = None) -> None:
         """Stop every container, all at the same time."""

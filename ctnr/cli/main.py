@@ -60,6 +60,7 @@ COMMANDS = {
     "net rm": ("networks", "remove networks"),
     "net prune": ("networks", "remove the networks that no container names"),
     "net check": ("networks", "look whether networks work"),
+    "net gc": ("networks", "release what gone containers have left"),
     "net show": ("networks", "draw networks and what is on them"),
     "net connect": ("networks", "give a container that runs one more network"),
     "net disconnect": ("networks", "take a network from a container that runs"),

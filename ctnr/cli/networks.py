@@ -1,4 +1,4 @@
-"""Networks: `net ls|inspect|create|rm|prune|check|show|connect|disconnect`."""
+"""Networks: `net ls|inspect|create|rm|prune|check|gc|show|connect|disconnect`."""
 
 from __future__ import annotations
 
@@ -86,6 +86,19 @@ def check(service: Service, options: Parsed) -> int:
             if row.get("cure"):
                 write(f"{' ' * (width + 6)}cure: {row['cure']}\n")
     return 1 if any(row["ok"] is False for row in rows) else 0
+
+
+def collect(service: Service, options: Parsed) -> int:
+    """Exit status 1 if something could not be released."""
+    rows: list[Event] = _ask(service, "net-gc")
+    if options.text("format") == "json":
+        write_json(rows)
+    else:
+        for row in rows:
+            what = " ".join(row[key] for key in ("container_id", "ifname", "address") if row.get(key))
+            error = row.get("error")
+            write(f"{row['network']}  {what}{'  ' if what and error else ''}{error or ''}\n")
+    return 1 if any(row.get("error") for row in rows) else 0
 
 
 def show(service: Service, options: Parsed) -> int:
@@ -190,6 +203,9 @@ COMMANDS = {
     ),
     "net check": Command(
         "net check", "[NETWORK …]", "Look at every configuration, its plugins, and what is attached.", (_JSON,), check
+    ),
+    "net gc": Command(
+        "net gc", "", "Release what is left of containers that are gone.", (_JSON,), collect, most=0
     ),
     "net show": Command(
         "net show", "", "Draw networks with what is on them.",

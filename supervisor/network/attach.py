@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,10 +12,13 @@ from supervisor.errors import AttachmentError
 from supervisor.network.attach_plugins import PluginNetworks
 from supervisor.network.attach_slirp import SlirpNetworks
 from supervisor.network.attachment import Attachment, NetworkRequest
+from supervisor.network.garbage import Collected, collect_garbage
+from supervisor.network.journal import Journal
 from supervisor.network.name_service import NameService
 from supervisor.network.netlink import Netlink, open_socket_in
 from supervisor.network.ports import PortMapping, Reservation, reserve_ports
 from supervisor.network.records import Records
+from supervisor.network.turns import Turns
 from supervisor.network.uplink import Uplink
 from supervisor.sandbox.sandbox import Sandbox
 from supervisor.teardown import Teardown
@@ -27,12 +30,22 @@ if TYPE_CHECKING:
 class Networks:
     """The networks of one sandbox, by kind: `slirp` is a task of ours, all others are made by `plugins`."""
 
-    def __init__(self, sandbox: Sandbox, nursery: trio.Nursery, records: Records, lease_dir: str) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        nursery: trio.Nursery,
+        records: Records,
+        lease_dir: str,
+        journal: Journal | None = None,
+    ) -> None:
+        """`journal` is where plugins work in a network namespace that outlives the sandbox."""
         self._sandbox = sandbox
+        self._journal = journal
         self.uplink = Uplink(sandbox, nursery) if sandbox.rootless else None
         self.name_service = NameService(sandbox, self.uplink, nursery)
         self.slirp = SlirpNetworks(sandbox)
-        self.plugins = PluginNetworks(sandbox, self.uplink, self.name_service, records, lease_dir)
+        turns = Turns(None if journal is None else journal.lock)
+        self.plugins = PluginNetworks(sandbox, self.uplink, self.name_service, records, lease_dir, turns)
 
     def _kind(self, network: NetworkList) -> SlirpNetworks | PluginNetworks:
         return self.slirp if network.plugins[0].type == "slirp" else self.plugins
@@ -69,6 +82,13 @@ class Networks:
     async def check(self, container_id: str, attachment: Attachment) -> None:
         """Raises: AttachmentError (PluginError) if something of the attachment is not as it was made."""
         await self._kind(attachment.network).check(container_id, attachment)
+
+    async def collect_garbage(
+        self, known: Iterable[NetworkList], cni_path: Sequence[str]
+    ) -> list[Collected]:
+        """As `garbage.collect_garbage`. What is built in is a task, and leaves nothing to be collected."""
+        by_plugins = [network for network in known if self._kind(network) is self.plugins]
+        return await collect_garbage(self.plugins, self._journal, by_plugins, cni_path)
 
     async def remove_tap(self, netns: str | None, ifname: str) -> None:
         """slirp4netns leaves the interface that it was given to whoever made it."""

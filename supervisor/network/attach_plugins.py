@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ from supervisor.network.name_service import NameService
 from supervisor.network.netlink import Netlink, add_network_broadcast, link_exists, open_socket_in
 from supervisor.network.plugins import PluginNotFound, PluginRunner, default_cni_path
 from supervisor.network.ports import PortMapping, Reservation
-from supervisor.network.records import AttachmentRecord, Records
+from supervisor.network.records import AttachmentRecord, Key, Records
+from supervisor.network.turns import Turns
 from supervisor.network.uplink import Uplink
 from supervisor.network.wishes import verify_wishes, with_capabilities, with_portmap
 from supervisor.sandbox.process import Completed
@@ -37,16 +37,28 @@ class PluginNetworks:
     """Of one sandbox. `records` remembers what plugins have attached, for DEL and after a crash."""
 
     def __init__(
-        self, sandbox: Sandbox, uplink: Uplink | None, names: NameService, records: Records, lease_dir: str
+        self,
+        sandbox: Sandbox,
+        uplink: Uplink | None,
+        names: NameService,
+        records: Records,
+        lease_dir: str,
+        turns: Turns,
     ) -> None:
-        self._sandbox = sandbox
+        self.sandbox = sandbox
+        self.records = records
+        self.lease_dir = lease_dir
         self._uplink = uplink
         self._names = names
-        self._records = records
-        self._lease_dir = lease_dir
-        self._bridge_users: Counter[str] = Counter()  # attachments by network, from before ADD to after DEL
+        self._attached: dict[Key, str] = {}  # see `attached`
         environ = {"XTABLES_LOCKFILE": f"{sandbox.run_dir}/xtables.lock"}
-        self.runner = PluginRunner(_NetworkDomain(sandbox, uplink), lease_dir=lease_dir, environ=environ)
+        self.runner = PluginRunner(
+            _NetworkDomain(sandbox, uplink), lease_dir=lease_dir, environ=environ, turns=turns
+        )
+
+    def attached(self) -> dict[Key, str]:
+        """Names of networks by what is attached, from before its ADD to after its DEL."""
+        return dict(self._attached)
 
     async def attach(
         self,
@@ -76,12 +88,12 @@ class PluginNetworks:
             cni_path=request.cni_path or default_cni_path(os.environ),
         )
         record = AttachmentRecord(network=network, args=args, result=None)
-        self._records.save(record)
-        self._bridge_users[network.name] += 1
+        self.records.save(record)
+        self._attached[record.key] = network.name
         teardown.push(f"detach {network.name}", partial(self.detach, record))
         result = await self.runner.add_network(network, args)
         record = msgspec.structs.replace(record, result=result)
-        self._records.save(record)
+        self.records.save(record)
         verify_wishes(request, result)
         if any(plugin.type == "bridge" for plugin in network.plugins):
             await self._add_network_broadcasts(container.netns, request.ifname, result)
@@ -111,7 +123,7 @@ class PluginNetworks:
 
     async def check(self, container_id: str, attachment: Attachment) -> None:
         """CNI's CHECK. Raises: AttachmentError (PluginError) if something of the attachment is not as it was made."""
-        record = self._records.load(container_id, attachment.ifname)
+        record = self.records.load(container_id, attachment.ifname)
         if record is None or record.result is None:
             raise AttachmentError(f"network {attachment.network.name}: there is no record of the attachment")
         try:
@@ -125,14 +137,14 @@ class PluginNetworks:
 
         Raises: ExceptionGroup of PluginError, AttachmentError if a link of the attachment is still there.
         """
-        record = self._records.load(record.args.container_id, record.args.ifname) or record
+        record = self.records.load(*record.key) or record
         try:
             await self._delete(record)
-            await self._verify_gone(record)
-            self._records.remove(record.args.container_id, record.args.ifname)
+            await self.verify_gone(record)
+            self.records.remove(*record.key)
         finally:
-            self._bridge_users[record.network.name] -= 1
-        await self.remove_unused_bridge(record)
+            del self._attached[record.key]
+            await self.remove_unused_bridge(record)
 
     async def _delete(self, record: AttachmentRecord) -> None:
         try:
@@ -144,17 +156,24 @@ class PluginNetworks:
                 raise
 
     async def remove_unused_bridge(self, record: AttachmentRecord) -> None:
-        """On the host a bridge of ours goes with its last container; the uplink's go with the uplink."""
-        if self._uplink is None and not self._bridge_users[record.network.name]:
+        """On the host a bridge of ours goes with its last container; the uplink's go with the uplink.
+
+        After an ADD that failed it goes in any case: plugin bridge (1.1.1) gives it its MAC address last; without one
+        of its own it loses that with its last port, and then no ADD works on it any more.
+        """
+        if self._uplink is not None and (record.result is not None or self._uplink.slirp is None):
+            return
+        if record.network.name not in self._attached.values():
             await self._remove_empty_bridges(record.network)
 
-    async def _verify_gone(self, record: AttachmentRecord) -> None:
+    async def verify_gone(self, record: AttachmentRecord) -> None:
+        """Raises: AttachmentError if a link of the attachment is still there."""
         outside = [one.name for one in record.result.interfaces if not one.sandbox] if record.result else []
         own = [name for name in outside if name.startswith("veth")]  # a bridge stays: others are on it
         if not own:
             return
         netns = await self._uplink.open() if self._uplink is not None else None
-        with await self._sandbox.open_socket(socket.AF_INET, socket.SOCK_DGRAM, netns=netns) as sock:
+        with await self.sandbox.open_socket(socket.AF_INET, socket.SOCK_DGRAM, netns=netns) as sock:
             left = [name for name in own if link_exists(sock, name)]
         if left:
             raise AttachmentError(
@@ -163,20 +182,22 @@ class PluginNetworks:
 
     async def forget_network(self, network: NetworkList) -> None:
         """Remove what is left of a network that is no more: its empty bridge, and the book of its leases."""
-        await self._sandbox.remove_tree(*_empty_lease_books(self._sandbox, self._lease_dir, network.name))
+        await self.sandbox.remove_tree(*_empty_lease_books(self.sandbox, self.lease_dir, network.name))
         if self._uplink is None or self._uplink.slirp is not None:
             await self._remove_empty_bridges(network)
 
     async def _remove_empty_bridges(self, network: NetworkList) -> None:
-        """Plugins never remove a bridge. One named ctnr-… is ours, and may go when nothing is on it."""
+        """Plugins never remove a bridge. On the host one named ctnr-… is ours, and may go when nothing is on it."""
         bridges = [
             msgspec.json.decode(one.raw).get("bridge") for one in network.plugins if one.type == "bridge"
         ]
-        ours = [name for name in bridges if isinstance(name, str) and name.startswith("ctnr-")]
+        ours = [name for name in bridges if isinstance(name, str)]
+        if self._uplink is None:
+            ours = [name for name in ours if name.startswith("ctnr-")]
         if not ours:
             return
         netns = self._uplink.netns if self._uplink is not None else None
-        with Netlink(await open_socket_in(self._sandbox, netns)) as netlink:
+        with Netlink(await open_socket_in(self.sandbox, netns)) as netlink:
             links = await netlink.links()
             for bridge in [link for link in links if link.name in ours and link.kind == "bridge"]:
                 if not any(link.master == bridge.index for link in links):
@@ -185,7 +206,7 @@ class PluginNetworks:
     async def _add_network_broadcasts(self, netns: str, ifname: str, result: Result) -> None:
         """`ip -4 route get 10.2.0.0` tells the container's address at its sixth place, on every kernel."""
         addresses = [ip.address for ip in result.container_ips() if ":" not in ip.address]
-        with await open_socket_in(self._sandbox, netns) as sock:
+        with await open_socket_in(self.sandbox, netns) as sock:
             for address in addresses:
                 try:
                     add_network_broadcast(sock, ifname, address)

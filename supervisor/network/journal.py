@@ -14,16 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-import structlog
-
+from supervisor.network.garbage import Collected, release
 from supervisor.network.records import AttachmentRecord, Records
-from supervisor.sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from supervisor.network.attach import Networks
-
-log = structlog.get_logger()
+    from supervisor.network.attach_plugins import PluginNetworks
 
 # One place for all supervisors of this network namespace's root; /run is cleared by a reboot, as the namespace is.
 STATE_DIR = "/run/ctnr"
@@ -32,49 +27,40 @@ LEASE_DIR = f"{STATE_DIR}/leases"
 
 
 class Journal:
-    """The records of one supervisor."""
+    """The records of one supervisor. `lock` is a descriptor of what all of them lock: see Turns."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, lock: int) -> None:
         self.directory = directory
+        self.lock = lock
 
-    async def sweep(self, sandbox: Sandbox, networks: Networks) -> None:
-        """Undo what supervisors that died have left. What can't be undone is logged and tried again next time."""
+    async def sweep(self, networks: PluginNetworks) -> list[Collected]:
+        """Undo what supervisors that died have left. What can't be undone is logged, and tried again next time."""
+        swept: list[Collected] = []
         for name in os.listdir(JOURNAL_DIR):
             path = os.path.join(JOURNAL_DIR, name)
             lock = _try_lock(path)
             if lock is None:
                 continue
             try:
-                left = 0
-                for record in Records(path).list():
-                    left += not await _delete(record, sandbox, networks)
-                    Records(path).remove(record.args.container_id, record.args.ifname)
-                shutil.rmtree(path)
+                records = Records(path)
+                swept += [await release(networks, records, record) for record in records.list()]
+                if not records.list():
+                    shutil.rmtree(path)
             finally:
                 os.close(lock)
+        return swept
 
-
-async def _delete(record: AttachmentRecord, sandbox: Sandbox, networks: Networks) -> bool:
-    """DEL for an attachment whose container and netns are gone.
-
-    bridge and ptp look up the addresses, whose iptables rules they remove, on the interface in the netns: so they get
-    a netns with such an interface.
-    """
-    netns = f"{sandbox.run_dir}/netns/sweep"
-    args = msgspec.structs.replace(record.args, netns=netns)
-    try:
-        await sandbox.new_netns(netns, tap=args.ifname)
-        for ip in record.result.container_ips() if record.result is not None else ():
-            await sandbox.run(["ip", "address", "add", ip.address, "dev", args.ifname], netns=netns)
-        await networks.plugins.runner.del_network(record.network, args, record.result)
-        await networks.plugins.remove_unused_bridge(record)
-    except Exception as exc:
-        log.warning("sweep_failed", network=record.network.name, container=args.container_id, error=str(exc))
-        return False
-    finally:
-        await sandbox.delete_netns(netns)
-    log.info("attachment_swept", network=record.network.name, container=args.container_id)
-    return True
+    def of_others(self) -> list[AttachmentRecord]:
+        """What is on record of supervisors that live."""
+        found: list[AttachmentRecord] = []
+        for name in os.listdir(JOURNAL_DIR):
+            path = os.path.join(JOURNAL_DIR, name)
+            lock = _try_lock(path)
+            if lock is not None:
+                os.close(lock)
+            elif path != self.directory:
+                found += Records(path).list()
+        return found
 
 
 @contextmanager
@@ -85,9 +71,11 @@ def open_journal() -> Iterator[Journal]:
         os.makedirs(path, 0o700)
         lock = _try_lock(path)
     assert lock is not None
+    shared = os.open(JOURNAL_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield Journal(path)
+        yield Journal(path, shared)
     finally:
+        os.close(shared)
         with _state_locked():
             if not Records(path).list():
                 shutil.rmtree(path, ignore_errors=True)

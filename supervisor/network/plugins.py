@@ -93,12 +93,13 @@ class PluginRunner:
         lease_dir: str | None = None,
         environ: Mapping[str, str] | None = None,
         deadline_seconds: float = DEADLINE_SECONDS,
+        turns: Turns | None = None,
     ) -> None:
         self._sandbox = sandbox
         self._lease_dir = lease_dir
         self._environ = {"PATH": _plugin_path()} | dict(environ or {})
-        self._deadline_seconds = deadline_seconds
-        self._turns = Turns()
+        self.deadline_seconds = deadline_seconds
+        self.turns = turns or Turns()
         self._chain_locks = {plugin: trio.Lock() for plugin in _SHARED_CHAINS}
         self._versions: dict[tuple[str, int, int, int], tuple[str, ...]] = {}
 
@@ -109,7 +110,7 @@ class PluginRunner:
         the caller owes a DEL from before this call on.
         Raises: PluginError (the first one), NetconfError.
         """
-        async with self._turns.of_container(args.container_id):
+        async with self.turns.of_container(args.container_id):
             executables = [find_plugin(plugin.type, args.cni_path) for plugin in network.plugins]
             version = await self._agree(network, args.cni_path)
             result: Result | None = None
@@ -132,7 +133,7 @@ class PluginRunner:
         version = result.cni_version
         if network.disable_check or not supports(version, "CHECK"):
             return False
-        async with self._turns.of_container(args.container_id):
+        async with self.turns.of_container(args.container_id):
             for index, plugin in enumerate(network.plugins):
                 path = find_plugin(plugin.type, args.cni_path)
                 request = build_request(
@@ -161,7 +162,7 @@ class PluginRunner:
             )
             await self._run(plugin, path, "DEL", build_env("DEL", args), request)
 
-        async with self._turns.of_container(args.container_id):
+        async with self.turns.of_container(args.container_id):
             version = (
                 result.cni_version if result else await self._agree(network, args.cni_path, lenient=True)
             )
@@ -215,7 +216,7 @@ class PluginRunner:
             )  # fmt: skip
             await self._run(plugin, path, command, build_env(command, cni_path=cni_path), request)
 
-        async with self._turns.alone() if command == "GC" else nullcontext():
+        async with self.turns.alone() if command == "GC" else nullcontext():
             try:
                 version = await self._agree(network, cni_path)
             except (PluginError, NetconfError) as exc:
@@ -298,7 +299,7 @@ class PluginRunner:
     ) -> Completed:
         """One run, whatever its status, within the deadline. Raises: PluginBroken."""
         environ = self._environ | dict(env)
-        with trio.move_on_after(self._deadline_seconds):
+        with trio.move_on_after(self.deadline_seconds):
             for pause in (*_BUSY_PAUSES_SECONDS, None):
                 try:
                     return await self._sandbox.run([path], env=environ, stdin=request)
@@ -306,7 +307,7 @@ class PluginRunner:
                     if exc.errno != errno.ETXTBSY or pause is None:
                         raise _not_executable(kind, path, command, exc) from exc
                 await trio.sleep(pause)
-        raise PluginBroken(kind, command, f"hung: it was killed after {self._deadline_seconds:g} s")
+        raise PluginBroken(kind, command, f"hung: it was killed after {self.deadline_seconds:g} s")
 
 
 def find_plugin(name: str, cni_path: Sequence[str]) -> str:

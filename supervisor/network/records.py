@@ -31,12 +31,19 @@ _log = structlog.get_logger()
 _CONFIG, _ATTACHMENT, _RESULT = "config.conflist", "attachment.json", "result.json"
 
 
+Key = tuple[str, str]  # container id and interface: CNI's name of an attachment
+
+
 class AttachmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`result` is None for an attachment whose ADD has not ended, or failed: it owes a DEL all the same."""
 
     network: NetworkList
     args: AttachmentArgs
     result: Result | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.args.container_id, self.args.ifname
 
 
 class Records:

@@ -348,6 +348,15 @@ def _check_outbound(option: str, value: str | None, version: int) -> None:
         raise SlirpConfError(option, f"{value} is not an IPv{version} address")
 
 
+def check_ready() -> None:
+    """Could slirp4netns be started now? Raises: SlirpError with the cure."""
+    find_program()
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as exc:
+        raise _explain_tun(f'open("/dev/net/tun"): {exc.strerror}') from exc
+
+
 def _ask_flags(path: str) -> frozenset[str]:
     command: Sequence[str] = [path, "--help"]
     try:

@@ -97,18 +97,12 @@ class _Command:
         return json.dumps(reply).encode() + b"\n"
 
     def _status(self) -> bytes:
-        from supervisor.network.slirp_conf import decode_options, explain_death, find_program
+        from supervisor.network.slirp_conf import check_ready, decode_options
 
         self._network()
         try:
             decode_options(self._conf)
-            find_program()
-            try:
-                os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
-            except OSError as exc:
-                raise explain_death(
-                    f'open("/dev/net/tun"): {exc.strerror}', 1, ifname="", netns_path=""
-                ) from exc
+            check_ready()
         except SupervisorError as exc:
             raise Failure(ErrorCode.UNAVAILABLE, exc.message, exc.cure or "") from exc
         return b""

@@ -84,6 +84,7 @@ class FakeService:
             ],
             "net-inspect": [_result([NETWORK])],
             "net-create": [_result(NETWORK)],
+            "net-gc": [_result([{"network": "bridge", "container_id": "0123", "ifname": "cni0"}])],
             "net-check": [_result([{"network": "bridge", "ok": True, "detail": "ready", "cure": None}])],
             "net-show": [_result([NETWORK])],
             "net-list": [_result([NETWORK])],

@@ -58,6 +58,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "net rm": ("net rm mine", requests.NetRemove),
     "net prune": ("net prune", requests.NetPrune),
     "net check": ("net check bridge", requests.NetCheck),
+    "net gc": ("net gc", requests.NetGc),
     "net show": ("net show --all", requests.NetShow),
     "net connect": ("net connect --ip 10.7.0.9 --alias web bridge web", requests.NetConnect),
     "net disconnect": ("net disconnect bridge web", requests.NetDisconnect),

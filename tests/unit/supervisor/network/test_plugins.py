@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,7 @@ from supervisor.network.plugins import (
     default_cni_path,
     find_plugin,
 )
-
-NOOP = Path(__file__).with_name("noop_plugin.py").read_text()
+from tests.world.plugins import MODERN, NoopPlugin
 
 
 @dataclass
@@ -81,12 +79,9 @@ class Bench:
         )
 
     def plugin(self, name: str, **told: dict[str, Any]) -> Path:
-        path = self.directory / name
-        if not path.exists():
-            path.write_text(f"#!{sys.executable} -IS\n{NOOP}")
-            path.chmod(0o755)
-        Path(f"{path}.json").write_text(json.dumps(told))
-        return path
+        plugin = NoopPlugin(self.directory, name)
+        plugin.tell(**told)
+        return plugin.path
 
     def network(self, *plugins: dict[str, Any], version: str = "1.0.0", **more: Any) -> NetworkList:
         for plugin in plugins:
@@ -96,14 +91,13 @@ class Bench:
         return NetworkList.from_bytes(json.dumps(config).encode(), "net.conflist")
 
     def calls(self, name: str) -> list[dict[str, Any]]:
-        path = Path(f"{self.directory / name}.calls")
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return NoopPlugin(self.directory, name).calls()
 
     def commands(self, name: str) -> list[str]:
-        return [call["command"] for call in self.calls(name)]
+        return NoopPlugin(self.directory, name).commands()
 
     def stdin(self, name: str, number: int = -1) -> Any:
-        return json.loads(self.calls(name)[number]["stdin"])
+        return NoopPlugin(self.directory, name).stdin(number)
 
 
 @pytest.fixture
@@ -308,9 +302,6 @@ async def test_check_is_not_asked_where_it_may_not_be(bench: Bench) -> None:
     assert bench.calls("a") == []
 
 
-MODERN = {"stdout": '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}'}
-
-
 async def test_gc_and_status_of_1_1(bench: Bench) -> None:
     bench.plugin("a", VERSION=MODERN, GC={"status": 1, "stdout": '{"code": 100, "msg": "stuck"}'})
     bench.plugin("b", VERSION=MODERN, STATUS={"status": 1, "stdout": '{"code": 50, "msg": "pool is empty"}'})
@@ -348,7 +339,9 @@ async def test_version_is_asked_again_when_the_executable_changes(bench: Bench) 
     path = bench.plugin("a", VERSION=MODERN)
     os.utime(path, ns=(1, 1))
     assert (await bench.runner.add_network(network, bench.args)).cni_version == "1.1.0"
-    assert await bench.runner.version_network(network, bench.args.cni_path) == {"a": ("1.0.0", "1.1.0")}
+    assert await bench.runner.version_network(network, bench.args.cni_path) == {
+        "a": ("0.4.0", "1.0.0", "1.1.0")
+    }
 
 
 async def test_no_common_version(bench: Bench) -> None:

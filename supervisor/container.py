@@ -1,11 +1,10 @@
-"""One container = one task with an error wall of its own. This file reads in the order in which a container lives."""
+"""One container = one task with an error wall of its own, and one object over all of its restarts."""
 
 from __future__ import annotations
 
-import signal as signals
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,14 +18,15 @@ from supervisor.groups import single_error
 from supervisor.network.attachment import Attachment
 from supervisor.network.membership import Membership
 from supervisor.network.ports import PortMapping
+from supervisor.restart import Backoff
+from supervisor.round import Round
 from supervisor.runtime.logs import LogLine, follow_log
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio, set_size
 from supervisor.runtime.streams import Streams
-from supervisor.sandbox.process import Completed, Process
+from supervisor.sandbox.process import Completed
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.spec import ContainerSpec, Overlay, Prepared, Program, State
-from supervisor.teardown import Teardown
+from supervisor.spec import ContainerSpec, Overlay, Program, State
 
 if TYPE_CHECKING:
     from supervisor.realm import Realm
@@ -34,126 +34,125 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class Container:
-    """A container of a supervisor. Its task ends when it has ended and everything of it is gone."""
+class Attempt:
+    """One start of a container's program: done when it runs or could not be started (`error`)."""
 
-    def __init__(self, spec: ContainerSpec, realm: Realm) -> None:
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: Exception | None = None
+
+
+class Container:
+    """A container of a supervisor. Its task ends when it has ended for good and everything of it is gone."""
+
+    def __init__(
+        self, spec: ContainerSpec, realm: Realm, find_realm: Callable[[], Awaitable[Realm]]
+    ) -> None:
         self.spec = spec
         self.id, self.name = spec.id, spec.name
         self.state = State.CREATED
         self.created_at = time.time()
-        self.started_at: float | None = None
+        self.started_at: float | None = None  # of the last round
         self.finished_at: float | None = None
-        self.status: int | None = None
+        self.status: int | None = None  # of the last round that has ended
         self.error: Exception | None = None
-        self.directory = f"{realm.sandbox.run_dir}/containers/{spec.id}"
-        self.rootfs = f"{self.directory}/rootfs" if isinstance(spec.rootfs, Overlay) else spec.rootfs
-        self.membership = Membership(self, realm, lambda: self.state is State.RUNNING)
+        self.backoff = Backoff(spec.restart)
         self.streams = Streams(spec.stdio, spec.log_path, keep_stdin=spec.keep_stdin)
-        self._realm = realm
+        self._find_realm = find_realm
         self._scope = trio.CancelScope()
-        self._process: Process | None = None
-        self._gone = trio.Event()
-        self._exited = trio.Event()
+        self._exited, self._gone = trio.Event(), trio.Event()
+        self._nudged = trio.Event()  # a back-off ends early
+        self._attempt = Attempt()  # the next one, or the one under way
+        self._announce: Callable[[], None] | None = None  # None: it has started once
+        self._stopping = self._again = False  # asked for: no more rounds; one more at once
+        self._pause: float | None = None  # before the next round; None: there is none
         self._exec_numbers = 0
+        self._held = ExitStack()
+        self._enter(realm)
+
+    def _enter(self, realm: Realm) -> None:
+        self._realm = realm
+        self.directory = f"{realm.sandbox.run_dir}/containers/{self.id}"
+        self.rootfs = (
+            f"{self.directory}/rootfs" if isinstance(self.spec.rootfs, Overlay) else self.spec.rootfs
+        )
+        self._round = Round(self, realm)
 
     # The task
 
-    async def run(self, *, task_status: trio.TaskStatus[Container] = trio.TASK_STATUS_IGNORED) -> None:
-        """Live from set-up to the last trace. `started` when the program runs.
+    async def run(
+        self, *, resumed: bool = False, task_status: trio.TaskStatus[Container] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Live from set-up to the last trace, restarts included. `started` when the program runs.
 
         Raises before `started`: SupervisorError, OSError, NetconfError; all is undone then. After it nothing: see
-        `error`.
+        `error`. With `resumed` it has `started` at once, and a first round that fails is one to be restarted after.
         """
         structlog.contextvars.bind_contextvars(container=self.name)
-        with self._realm.use():
-            await self._run(task_status)
-
-    async def _run(self, task_status: trio.TaskStatus[Container]) -> None:
-        announced = False
+        self._held.enter_context(self._realm.use())
+        self._announce = partial(task_status.started, self)
+        if resumed:
+            self._has_started()
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    teardown, failure = Teardown(), None
-                    try:
-                        started = await self._set_up(teardown, nursery)
-                        announced = True
-                        task_status.started(self)
-                        await self._live(started)
-                    except Exception as exc:
-                        failure = exc
-                        raise
-                    finally:
-                        await self._take_down(teardown, failure)
-                    nursery.cancel_scope.cancel()
+                await self._rounds()
+            if self._announce is not None:
+                raise WrongState(f"container {self.name} was ended while it was being started")
         except Exception as exc:
-            if not announced:
-                raise single_error(exc) from None
-            self.error = single_error(exc)
-            log.warning("container_failed", error=str(self.error))
+            raise single_error(exc) from None
         finally:
-            self.state = State.STOPPED
-            self.finished_at = self.finished_at or time.time()
-            if self.status is None:
-                self.status = 137
-            with trio.CancelScope(shield=True):
-                await self.streams.close()
-            if announced and self.spec.finish is not None:
-                await self._finish(self.spec.finish)
-            self._exited.set()
-            self._gone.set()
-            if announced:
-                seconds = round(self.finished_at - (self.started_at or self.finished_at), 3)
-                log.info("container_ended", id=self.id, status=self.status, seconds=seconds)
-
-    async def _set_up(self, teardown: Teardown, nursery: trio.Nursery) -> Started:
-        spec, realm, sandbox = self.spec, self._realm, self._realm.sandbox
-        teardown.push("remove the container's directory", partial(sandbox.remove_tree, self.directory))
-        await sandbox.call("make_dirs", paths=[self.directory], mode=0o700)
-        if isinstance(spec.rootfs, Overlay):
-            teardown.push("unmount the root filesystem", partial(sandbox.unmount, self.rootfs))
-            await sandbox.mount_overlay(spec.rootfs.lower, spec.rootfs.upper, spec.rootfs.work, self.rootfs)
-        await self.membership.set_up(teardown, nursery)
-        prepared = Prepared(
-            rootfs=self.rootfs,
-            directory=self.directory,
-            netns=self.netns,
-            attachments=self.attachments if spec.shares is None else spec.shares.attachments,
-            realm=realm,
-        )
-        built = await spec.build(prepared)
-        await sandbox.write_files({**built.files, f"{self.directory}/config.json": (0o600, built.config)})
-        teardown.push("delete the container from the runtime", partial(realm.runtime.delete, self.id))
-        with self.streams.open(nursery) as stdio:
-            started = await realm.runtime.run(self.id, self.directory, stdio)
-        self._process = started.process
-        self.streams.accept_terminal(started.terminal)
-        teardown.push("kill the container", self._kill_first)
-        self.started_at, self.state = time.time(), State.RUNNING
-        self.tell("start")
-        self.membership.tell_all("connect")
-        return started
-
-    async def _live(self, started: Started) -> None:
-        """Until its first process ends."""
-        self.status = await started.process.wait()
-        self.finished_at, self.state = time.time(), State.STOPPED
-        self.tell("die", status=self.status)
-        self._exited.set()
-
-    async def _take_down(self, teardown: Teardown, failure: Exception | None) -> None:
-        """After a `failure` that one is told: that a plugin refuses DEL as well is no news after its ADD."""
-        with trio.CancelScope(shield=True):
             try:
-                await teardown.run()
-            except ExceptionGroup as group:
-                if failure is not None:
-                    log.warning("teardown_failed", id=self.id, error=str(single_error(group)))
-                elif not self._realm.sandbox.gone:
-                    raise  # else the kernel has cleaned up, or the journal's next sweep will
+                await self._leave()
             finally:
-                self.membership.tell_all("disconnect")
-                await self.streams.drain()
+                self._held.close()
+
+    async def _rounds(self) -> None:
+        """Raises: what the first round could not be set up with."""
+        while True:
+            try:
+                await self._use_living_realm()
+                await self._round.run()
+            except Exception as exc:
+                if self._announce is not None:
+                    raise
+                self._round_failed(single_error(exc))
+            if self._pause is None or not await self._back_off(self._pause):
+                return
+            self._round = Round(self, self._realm)
+
+    async def _use_living_realm(self) -> None:
+        """The sandbox may have died, and all that was in it."""
+        if self._realm.sandbox.gone:
+            realm = await self._find_realm()
+            with self._held.pop_all():
+                self._held.enter_context(realm.use())
+            self._enter(realm)
+
+    async def _back_off(self, seconds: float) -> bool:
+        """Wait before the next round; whether it is still wanted then."""
+        if not (self._stopping or self._again):
+            self.tell("restarting", seconds=f"{seconds:g}", attempt=str(self.backoff.count))
+            self._nudged = trio.Event()
+            with trio.move_on_after(seconds):
+                await self._nudged.wait()
+        return not self._stopping
+
+    async def _leave(self) -> None:
+        self.state = State.STOPPED
+        self.finished_at = self.finished_at or time.time()
+        if self.status is None:
+            self.status = 137
+        started = self._announce is None
+        with trio.CancelScope(shield=True):
+            await self.streams.close()
+        if started and self.spec.finish is not None:
+            await self._finish(self.spec.finish)
+        self._exited.set()
+        self._gone.set()
+        self._attempted(WrongState(f"container {self.name} has ended"))
+        if started:
+            seconds = round(self.finished_at - (self.started_at or self.finished_at), 3)
+            log.info("container_ended", id=self.id, status=self.status, seconds=seconds)
 
     async def _finish(self, finish: Callable[[Container], Awaitable[None]]) -> None:
         with trio.CancelScope(shield=True):
@@ -162,19 +161,62 @@ class Container:
             except Exception as exc:
                 log.warning("finish_failed", error=str(single_error(exc)))
 
-    async def _kill_first(self) -> None:
-        assert self._process is not None
-        if self._process.status is None:
-            self.tell("kill", signal=str(int(signals.SIGKILL)))
-        await self._process.kill_and_wait()
-        if self.status is None:
-            self.status = self._process.status
-            self.tell("die", status=self.status)
+    # What its rounds tell
+
+    def round_started(self) -> None:
+        """The program runs."""
+        if self._again:
+            self.backoff.reset()
+        self._again = False
+        self.started_at, self.finished_at, self.error = time.time(), None, None
+        self.state = State.RUNNING
+        self.tell("start")
+        self.membership.tell_all("connect")
+        self._has_started()
+        self._attempted(None)
+
+    def round_ended(self, status: int, ran_seconds: float) -> None:
+        """The program has ended, and the clean-up begins."""
+        self.status, self.finished_at = status, time.time()
+        self.tell("die", status=status)
+        self._decide(status, ran_seconds)
+
+    def _round_failed(self, error: Exception) -> None:
+        """It could not be set up, a helper of it could not be kept running, or it could not be cleaned up."""
+        self.error = error
+        log.warning("container_failed", error=str(error))
+        self.tell("failed", error=str(error))
+        if self._round.status is None:
+            self.status, self.finished_at = getattr(error, "exit_status", 125), time.time()
+            self._again = False
+            self._decide(self.status, 0)
+            self._attempted(error)
+
+    def _decide(self, status: int, ran_seconds: float) -> None:
+        if self._stopping or self._scope.cancel_called:
+            self._pause = None
+        elif self._again:
+            self._pause = 0
+        else:
+            self._pause = self.backoff.next_pause(status, ran_seconds)
+        self.state = State.STOPPED if self._pause is None else State.RESTARTING
+        if self._pause is None:
+            self._exited.set()
+
+    def _has_started(self) -> None:
+        if self._announce is not None:
+            announce, self._announce = self._announce, None
+            announce()
+
+    def _attempted(self, error: Exception | None) -> None:
+        attempt, self._attempt = self._attempt, Attempt()
+        attempt.error = error
+        attempt.done.set()
 
     # What others ask of it
 
     async def wait(self) -> int:
-        """Its exit status (shell style) once its program has ended; `wait_gone` waits for the clean-up too."""
+        """Its exit status (shell style) once its program has ended for good; `wait_gone` waits for the clean-up too."""
         await self._exited.wait()
         assert self.status is not None
         return self.status
@@ -184,9 +226,19 @@ class Container:
         await self._gone.wait()
 
     @property
+    def has_ended(self) -> bool:
+        """Its program has, for good; the clean-up may go on."""
+        return self._exited.is_set()
+
+    @property
     def sandbox(self) -> Sandbox:
         """Where it runs."""
         return self._realm.sandbox
+
+    @property
+    def membership(self) -> Membership:
+        """Its part in networks, of this round."""
+        return self._round.membership
 
     @property
     def netns(self) -> str | None:
@@ -201,7 +253,8 @@ class Container:
     @property
     def pid(self) -> int | None:
         """Its first process, as the sandbox counts; None unless it runs."""
-        return self._process.pid if self._process is not None and self.state is State.RUNNING else None
+        process = self._round.process
+        return process.pid if process is not None and self.state is State.RUNNING else None
 
     @property
     def ports(self) -> tuple[PortMapping, ...]:
@@ -218,24 +271,54 @@ class Container:
 
     async def signal(self, number: int) -> None:
         """Send a signal to its first process. Raises: WrongState unless it runs."""
-        if self._process is None or self.state is not State.RUNNING:
+        process = self._round.process
+        if process is None or self.state is not State.RUNNING:
             raise WrongState(f"container {self.name} is not running")
         self.tell("kill", signal=str(int(number)))
-        await self._process.signal(number)
+        await process.signal(number)
 
     async def stop(self, grace_seconds: float | None = None) -> None:
-        """Stop signal, grace, SIGKILL; returns when it is gone. Nothing if it has stopped already."""
+        """Stop signal, grace, SIGKILL; returns when it is gone, for good. Nothing if it has stopped already."""
+        ended = self._gone.is_set() or self._stopping
+        self.end_restarts()
+        await self._ask_to_end(self._round, grace_seconds)
+        self.cancel()
+        await self.wait_gone()
+        if not ended:
+            self.tell("stop")
+
+    async def restart(self, grace_seconds: float | None = None) -> None:
+        """Stop signal, grace, SIGKILL, and one more round at once, whatever its policy; returns when that has started.
+
+        Who follows its output goes on following. Raises: WrongState if it has ended or is being stopped; what the round
+        could not be set up with.
+        """
+        if self._stopping or self.has_ended:
+            raise WrongState(f"container {self.name} has ended", cure=f"ctnr start {self.name}")
+        attempt, current = self._attempt, self._round
+        if self.state is not State.CREATED:
+            self._again = True
+            self._nudged.set()
+            await self._ask_to_end(current, grace_seconds)
+            if current.started_at is not None:
+                current.cancel()
+        await attempt.done.wait()
+        if attempt.error is not None:
+            raise attempt.error
+        self.tell("restart")
+
+    async def _ask_to_end(self, current: Round, grace_seconds: float | None) -> None:
         seconds = self.spec.stop_seconds if grace_seconds is None else grace_seconds
         if seconds > 0 and self.state is State.RUNNING:
             with suppress(WrongState):
                 await self.signal(self.spec.stop_signal)
             with trio.move_on_after(seconds):
-                await self._exited.wait()
-        ended = self.status is not None and self._gone.is_set()
-        self.cancel()
-        await self.wait_gone()
-        if not ended:
-            self.tell("stop")
+                await current.ended.wait()
+
+    def end_restarts(self) -> None:
+        """The end of its program will be for good; in a back-off it ends now."""
+        self._stopping = True
+        self._nudged.set()
 
     def tell(
         self, action: str, *, type: str = "container", status: int | None = None, **attributes: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.ports import PortMapping
+from supervisor.restart import NEVER, RestartPolicy
 from supervisor.runtime.stdio import Stdio
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class State(StrEnum):
 
     CREATED = "created"
     RUNNING = "running"
+    RESTARTING = "restarting"  # from the end of a round to the start of the next
     STOPPED = "stopped"
 
 
@@ -90,4 +92,5 @@ class ContainerSpec:
     stop_signal: int = signals.SIGTERM
     stop_seconds: float = 10
     labels: Mapping[str, str] = field(default_factory=dict)  # told with its events
+    restart: RestartPolicy = NEVER
     finish: Callable[[Container], Awaitable[None]] | None = None  # called, shielded, when all of it is gone

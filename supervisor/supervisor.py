@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import structlog
 import trio
@@ -116,8 +117,13 @@ class Supervisor:
 
         return await run_captured(start, stdin)
 
-    async def start(self, spec: ContainerSpec, *, rootless: bool = False) -> Container:
-        """Start a container that lives until it ends, is stopped, or the supervisor goes. Raises: as `run`."""
+    async def start(
+        self, spec: ContainerSpec, *, rootless: bool = False, resumed: bool = False
+    ) -> Container:
+        """Start a container that lives until it ends, is stopped, or the supervisor goes. Raises: as `run`.
+
+        With `resumed` (it ran under a supervisor before this one) a start that fails is one to be restarted after.
+        """
         if spec.name in self._starting or any(one.name == spec.name for one in self.containers.values()):
             raise NameInUse(
                 f"the name {spec.name} is in use by a running container",
@@ -126,15 +132,18 @@ class Supervisor:
         self._starting.add(spec.name)
         try:
             realm = await self.realm(rootless=rootless)
-            container: Container = await self._nursery.start(self._run_container, Container(spec, realm))
+            container = Container(spec, realm, partial(self.realm, rootless=rootless))
+            await self._nursery.start(partial(self._run_container, container, resumed=resumed))
             return container
         finally:
             self._starting.discard(spec.name)
 
-    async def _run_container(self, container: Container, *, task_status: trio.TaskStatus[Container]) -> None:
+    async def _run_container(
+        self, container: Container, *, resumed: bool, task_status: trio.TaskStatus[Container]
+    ) -> None:
         self.containers[container.id] = container
         try:
-            await container.run(task_status=task_status)
+            await container.run(resumed=resumed, task_status=task_status)
         finally:
             del self.containers[container.id]
 

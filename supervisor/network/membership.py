@@ -130,6 +130,11 @@ class Membership:
         for one in self.attachments:
             self._tell(action, one)
 
+    def forget_all(self) -> None:
+        """It is on none of them any more."""
+        self.tell_all("disconnect")
+        self.attachments, self.netns = (), None
+
     def _tell(self, action: str, one: Attachment) -> None:
         self._container.tell(action, type="network", network=one.network.name, ifname=one.ifname)
 

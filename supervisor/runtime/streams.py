@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import trio
 
@@ -17,7 +18,11 @@ DRAIN_SECONDS = 2  # how long output may keep coming after the end of the first 
 
 
 class Streams:
-    """Descriptors that a container's task owns: `terminal` (a pty's master) and `stdin`, None where there is none."""
+    """Descriptors that a container's task owns: `terminal` (a pty's master) and `stdin`, None where there is none.
+
+    Output, log, readers, the giver's descriptors and `stdin` are the same over all of its rounds; a terminal is new in
+    each, and goes to the log from the second round on at the latest.
+    """
 
     def __init__(self, stdio: Stdio, log_path: str | None, *, keep_stdin: bool) -> None:
         self.terminal: int | None = None
@@ -26,27 +31,29 @@ class Streams:
         self._stdio = stdio
         self._piped = log_path is not None and not stdio.tty
         self._keep_stdin = keep_stdin
+        self._kept: list[int] = []  # for the rounds to come
         self._drains: list[trio.Event] = []
         self._nursery: trio.Nursery | None = None
 
     @contextmanager
     def open(self, nursery: trio.Nursery) -> Iterator[Stdio]:
-        """What the runtime is to be given; `nursery` reads the output as part of the container's task."""
+        """What the runtime is to be given; `nursery` reads the output as part of this round's task."""
         self._nursery = nursery
         if not self._piped:
+            if not self._kept:
+                self._stdio = self._keep(self._stdio)
             yield self._stdio  # the giver's descriptors, untouched: no Python in the way of the data
             return
         ends: list[int] = []
         try:
-            stdin = None
-            if self._keep_stdin:
+            if self._keep_stdin and self.stdin is None:
                 stdin, self.stdin = os.pipe()
-                ends.append(stdin)
+                self._kept.append(stdin)
             for stream in ("stdout", "stderr"):
                 read_end, write_end = os.pipe()
                 ends.append(write_end)
                 self._start_pump(read_end, stream)
-            yield Stdio(stdin=stdin, stdout=ends[-2], stderr=ends[-1])
+            yield Stdio(stdin=self._kept[0] if self._kept else None, stdout=ends[-2], stderr=ends[-1])
         finally:
             close_all(ends)
 
@@ -55,26 +62,44 @@ class Streams:
         self.terminal = terminal
         if terminal is not None:
             set_size(terminal, self._stdio.rows, self._stdio.columns)
+            if self.output.log is not None:
+                self._start_pump(os.dup(terminal), "stdout")
 
     def take_over_terminal(self, log_path: str) -> None:
-        """The terminal's output goes to a log from here: its client has detached, or there never was one."""
-        assert self.terminal is not None
+        """The terminal's output goes to a log from here: its client has detached."""
         self.output.log = LogWriter(log_path)
-        self._start_pump(os.dup(self.terminal), "stdout")
+        if self.terminal is not None:
+            self._start_pump(os.dup(self.terminal), "stdout")
 
-    async def drain(self) -> None:
+    async def end_round(self) -> None:
         """The program has ended: what it wrote is read to the end, unless somebody else keeps writing."""
         with trio.move_on_after(DRAIN_SECONDS):
             for drained in self._drains:
                 await drained.wait()
+        self._drains = []
+        if self.terminal is not None:
+            os.close(self.terminal)
+            self.terminal = None
 
     async def close(self) -> None:
         """The last output has come."""
         await self.output.close()
-        for descriptor in (self.terminal, self.stdin):
-            if descriptor is not None:
-                os.close(descriptor)
-        self.terminal = self.stdin = None
+        if self.stdin is not None:
+            self._kept.append(self.stdin)
+            self.stdin = None
+        close_all(self._kept)
+        self._kept = []
+
+    def _keep(self, given: Stdio) -> Stdio:
+        """The giver may close its own. A program that is started again is to have them, too."""
+
+        def copy(descriptor: int | None) -> int | None:
+            if descriptor is None:
+                return None
+            self._kept.append(os.dup(descriptor))
+            return self._kept[-1]
+
+        return replace(given, stdin=copy(given.stdin), stdout=copy(given.stdout), stderr=copy(given.stderr))
 
     def _start_pump(self, descriptor: int, stream: str) -> None:
         """Read this output (owned from here) until it ends."""

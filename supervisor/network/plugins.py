@@ -385,6 +385,8 @@ def _find_cure(plugin: PluginConf, env: Mapping[str, str], failure: PluginError)
     said = f"{failure.msg} {failure.details}"
     if "iptables" in said and "executable file not found" in said:
         return "apt-get install iptables"
+    if "no IP addresses available" in said:
+        return "ctnr net gc, stop a container that has one, or a larger network: ctnr net create --subnet"
     if plugin.ipam_type:
         try:
             find_plugin(plugin.ipam_type, env.get("CNI_PATH", "").split(":"))

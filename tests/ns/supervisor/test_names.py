@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,35 @@ from tests.ns.supervisor.helpers import KINDS, spec
 from tests.world.internet import BIG_COUNT, BIG_NAME, Internet
 
 GATEWAY = "10.2.0.1"
+MANY = 40
+
+# argv: seconds, queries a second, then a socket's descriptor and the container's name for each of them. Everybody asks
+# for everybody in turn; prints how many were asked, and how many rightly answered.
+ASK_EACH_OTHER = """
+import select, socket, struct, sys, time
+seconds, rate = float(sys.argv[1]), int(sys.argv[2])
+sockets = [socket.socket(fileno=int(number)) for number in sys.argv[3::2]]
+names = [name.encode() for name in sys.argv[4::2]]
+poll = select.epoll()
+for sock in sockets:
+    sock.connect(("10.2.0.1", 53)); sock.setblocking(False); poll.register(sock, select.EPOLLIN)
+by_number = {sock.fileno(): sock for sock in sockets}
+total, sent, right, began = int(seconds * rate), 0, 0, time.monotonic()
+while right < total and time.monotonic() - began < seconds + 2:
+    while sent < total and sent < (time.monotonic() - began) * rate:
+        name = names[(sent * 7 + sent // len(names)) % len(names)]
+        head = struct.pack("!6H", sent & 0xFFFF, 0x100, 1, 0, 0, 0)
+        sockets[sent % len(sockets)].send(head + bytes([len(name)]) + name + b"\\0\\0\\1\\0\\1")
+        sent += 1
+    for number, _ in poll.poll(0.001):
+        try:
+            while True:
+                reply = by_number[number].recv(600)
+                right += reply[3] & 15 == 0 and reply[6:8] == b"\\0\\1"
+        except BlockingIOError:
+            pass
+print(sent, right)
+"""
 
 
 def bridge(name: str, subnet: str, **more: object) -> NetworkList:
@@ -151,3 +182,29 @@ async def test_of_two_networks_the_one_with_names_is_known(bundle: Path, rootles
         one = await start(supervisor, bundle, rootless, "one", networks=networks)
         assert [False, True] == [attachment.knows_names for attachment in one.attachments]
         assert one.attachments[1].forwards_names
+
+
+@KINDS
+async def test_forty_containers_ask_for_each_other(bundle: Path, rootless: bool) -> None:
+    """2 000 queries a second, and none is lost."""
+    async with open_supervisor() as supervisor:
+        made: list[Container] = []
+
+        async def add(name: str) -> None:
+            made.append(await start(supervisor, bundle, rootless, name, networks=[load_builtin("bridge")]))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(MANY):
+                nursery.start_soon(add, f"c{number}")
+        with ExitStack() as stack:
+            arguments, sockets = [], []
+            for one in made:
+                sock = await one.sandbox.open_socket(socket.AF_INET, socket.SOCK_DGRAM, netns=one.netns)
+                sockets.append(stack.enter_context(sock))
+                arguments += [str(sock.fileno()), one.name]
+            command = [sys.executable, "-I", "-S", "-c", ASK_EACH_OTHER, "3", "2000", *arguments]
+            with trio.fail_after(20):
+                done = await trio.run_process(
+                    command, pass_fds=[sock.fileno() for sock in sockets], capture_stdout=True
+                )
+        assert done.stdout.split() == [b"6000", b"6000"]

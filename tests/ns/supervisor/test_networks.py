@@ -18,6 +18,7 @@ from supervisor import open_supervisor
 from supervisor.errors import PluginError
 from supervisor.network.journal import JOURNAL_DIR, LEASE_DIR
 from supervisor.sandbox.sandbox import PACKAGES
+from supervisor.spec import State
 from tests.ns.supervisor.helpers import KINDS, Outlet, said_by, spec
 
 
@@ -55,16 +56,50 @@ async def test_containers_on_a_bridge_reach_each_other(bundle: Path, rootless: b
 
 
 @KINDS
-async def test_leases_are_free_again(bundle: Path, rootless: bool) -> None:
+async def test_leases_for_three_times_the_subnets_size(bundle: Path, rootless: bool) -> None:
+    """16 addresses, 13 of them for containers; of 48 in a row some end by themselves, some are killed, some at once."""
     conf = {"cniVersion": "0.4.0", "name": "tiny", "plugins": [{
+        "type": "bridge", "bridge": "ctnr-tiny", "ipam": {"type": "host-local", "subnet": "10.9.9.0/28"}}]}  # fmt: skip
+    network = NetworkList.from_bytes(json.dumps(conf).encode(), "test")
+    async with open_supervisor() as supervisor:
+        for number in range(48):
+            short = spec(bundle, ["sleep", "1000"] if number % 3 else ["true"], networks=[network])
+            if number % 3 == 2:
+                with trio.move_on_after(number / 500):  # somewhere on its way up
+                    async with supervisor.run(short, rootless=rootless):
+                        await trio.sleep_forever()
+                continue
+            async with supervisor.run(short, rootless=rootless) as container:
+                if number % 3 == 1:
+                    await container.signal(signal.SIGKILL)
+                await container.wait()
+        assert not (await supervisor.realm(rootless=rootless)).networks.plugins.records.list()
+
+
+@KINDS
+async def test_an_exhausted_subnet(bundle: Path, rootless: bool) -> None:
+    conf = {"cniVersion": "1.0.0", "name": "tiny", "plugins": [{
         "type": "bridge", "bridge": "ctnr-tiny", "ipam": {"type": "host-local", "subnet": "10.9.9.0/29"}}]}  # fmt: skip
     network = NetworkList.from_bytes(json.dumps(conf).encode(), "test")
     async with open_supervisor() as supervisor:
-        for _ in range(12):
-            async with supervisor.run(
-                spec(bundle, ["true"], networks=[network]), rootless=rootless
-            ) as container:
-                await container.wait()
+        made = [
+            await supervisor.start(
+                spec(bundle, ["sleep", "1000"], name=f"c{number}", networks=[network]), rootless=rootless
+            )
+            for number in range(5)
+        ]
+        with pytest.raises(
+            PluginError, match=r"no IP addresses available in range set: 10\.9\.9\.1"
+        ) as caught:
+            await supervisor.start(spec(bundle, ["true"], networks=[network]), rootless=rootless)
+        assert "net create" in str(caught.value.cure)
+        assert all(one.state == State.RUNNING for one in made)
+        await made[2].stop(0)
+        async with supervisor.run(
+            spec(bundle, ["true"], networks=[network]), rootless=rootless
+        ) as container:
+            assert made[2].name not in {one.name for one in supervisor.containers.values()}
+            assert await container.wait() == 0
 
 
 async def test_what_a_plugin_says_reaches_the_caller(

@@ -42,10 +42,12 @@ class LogWriter:
 
     def write(self, stream: str, data: bytes) -> None:
         """Append what a stream brought; a line is written when it is whole, or longer than 16 KiB."""
-        lines = (self._pending[stream] + data).split(b"\n")
-        last = lines.pop()
+        whole, newline, last = (self._pending[stream] + data).rpartition(b"\n")
         head = _stamp(stream)
-        out = [b"%s F %s\n" % (head, line) for line in lines]
+        out = []
+        if newline:  # one replacement for all lines: a loop over them would be slower than their writer
+            start = b"%s F " % head
+            out.append(b"%s%s\n" % (start, whole.replace(b"\n", b"\n" + start)))
         while len(last) >= MAX_LINE_BYTES:
             out.append(b"%s P %s\n" % (head, last[:MAX_LINE_BYTES]))
             last = last[MAX_LINE_BYTES:]

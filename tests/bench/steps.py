@@ -17,6 +17,7 @@ import trio
 
 from ctnr import requests
 from ctnr.assembly import Assembly
+from ctnr.daemon import configure_logging
 from ctnr.engine import Engine
 from supervisor import Container, open_supervisor
 from supervisor.network.attach import Networks
@@ -43,6 +44,7 @@ STEPS: tuple[tuple[str, type, str], ...] = (
 def measure_steps(rootfs: Path, directory: Path, whole_milliseconds: float) -> list[tuple[str, float]]:
     """Medians in ms. `whole_milliseconds` is what the whole command takes: the client's part is the rest of it."""
     taken: dict[str, list[float]] = defaultdict(list)
+    configure_logging("error")
     with ExitStack() as stack:
         for name, owner, method in STEPS:
             stack.enter_context(patch.object(owner, method, _timed(getattr(owner, method), taken[name])))

@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from ctnr import __version__
-from ctnr.engine import Engine
+from ctnr.engine import Engine, check_runtime_dir
 from ctnr.handlers import build_handlers
 from supervisor.errors import SupervisorError
 from supervisor.service.server import Server
@@ -28,7 +28,6 @@ from supervisor.supervisor import open_supervisor
 log = structlog.get_logger()
 
 IDLE_SECONDS = 300.0
-RUNTIME_DIR_BYTES_MAX = 107 - len("/sandbox/0123456789ab-cni00.sock")  # the longest of its sockets; unix(7)
 
 
 def main() -> None:
@@ -42,7 +41,7 @@ def main() -> None:
         os.set_inheritable(options.ready_fd, False)
     configure_logging()
     try:
-        _check_length(options.runtime_dir)
+        check_runtime_dir(options.runtime_dir)
     except SupervisorError as exc:
         _tell(options.ready_fd, {"message": exc.message, "cure": exc.cure or ""})
         sys.exit(1)
@@ -59,15 +58,6 @@ def main() -> None:
         trio.run(_serve_socket, options.runtime_dir, options.store_dir, listener, options.ready_fd)
     finally:
         os.unlink(f"{options.runtime_dir}/service.sock")
-
-
-def _check_length(runtime_dir: str) -> None:
-    """Told at the start, not by the first terminal or slirp4netns. Raises: SupervisorError."""
-    if len(os.fsencode(runtime_dir)) > RUNTIME_DIR_BYTES_MAX:
-        raise SupervisorError(
-            f"runtime directory {runtime_dir}: longer than {RUNTIME_DIR_BYTES_MAX} bytes, too long for sockets in it",
-            cure="set CTNR_RUNTIME_DIR to a shorter path",
-        )
 
 
 def _listen(runtime_dir: str) -> socket.socket:
@@ -113,7 +103,7 @@ async def run_engine(
     runtime_dir: str, store_dir: str, serve: Callable[[Server, Engine], Awaitable[None]]
 ) -> None:
     """Run `serve` with everything that requests need. Raises: SupervisorError, OSError."""
-    _check_length(runtime_dir)
+    check_runtime_dir(runtime_dir)
     sandbox_dir = f"{runtime_dir}/sandbox"
     os.makedirs(sandbox_dir, 0o700, exist_ok=True)
     async with open_supervisor(sandbox_dir, runtime=os.environ.get("CTNR_RUNTIME")) as supervisor:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,13 @@ from ctnr.bundles.store import Bundle, BundleStore, new_file
 from ctnr.images.progress import Report
 from ctnr.images.store import ImageStore
 from ctnr.images.view import Image
-from ctnr.networks import Chosen, choose_networks
+from ctnr.networks import Chosen, choose_networks, load_wished
 from ctnr.records import Record, Records, labels_of
 from netconf import search_path
 from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
 from supervisor.events import describe_event
+from supervisor.network.attachment import Attachment
 from supervisor.network.plugins import default_cni_path
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from supervisor.service.server import Server
 
 log = structlog.get_logger()
+
+RUNTIME_DIR_BYTES_MAX = 107 - len("/sandbox/0123456789ab-cni00.sock")  # the longest of its sockets; unix(7)
+_OURS: Mapping[str, str] = {}
 
 
 class Engine:
@@ -289,8 +294,37 @@ class Engine:
             request, default, search_path(environ, environ.get("HOME")), cni_path=default_cni_path(environ)
         )
 
-    async def rewrite_name_servers(self, record: Record, container: Container) -> None:
+    async def connect(
+        self,
+        container: Container,
+        network: str,
+        *,
+        ip: str | None = None,
+        mac: str | None = None,
+        aliases: Sequence[str] = (),
+        environ: Mapping[str, str] = _OURS,
+    ) -> Attachment:
+        """Attach one more network, `NAME[:OPTION=VALUE,…]`, to a container that runs.
+
+        Raises: WrongState, AttachmentError, NetconfError, SupervisorError; nothing has changed then.
+        """
+        environ = caller_environment(environ)
+        directories = search_path(environ, environ.get("HOME"))
+        found, wishes = load_wished(network, directories, ip=ip, mac=mac)
+        aliases = (*wishes.pop("aliases", ()), *aliases)
+        cni_path = default_cni_path(environ)
+        attachment = await container.membership.connect(found, aliases=aliases, cni_path=cni_path, **wishes)
+        await self._rewrite_name_servers(container)
+        return attachment
+
+    async def disconnect(self, container: Container, network: str) -> None:
+        """Take a container that runs off a network. Raises: WrongState, AttachmentError."""
+        await container.membership.disconnect(network)
+        await self._rewrite_name_servers(container)
+
+    async def _rewrite_name_servers(self, container: Container) -> None:
         """Its networks have changed: its resolv.conf, a file that is mounted, gets another content."""
+        record = self.records.get(container.id)
         content = resolv_conf(record.request, container.attachments, private=True)
         if content is not None:
             path = f"{container.directory}/resolv.conf"
@@ -315,6 +349,15 @@ class Engine:
         }
 
 
-def caller_environment(of_caller: dict[str, str]) -> dict[str, str]:
+def check_runtime_dir(path: str) -> None:
+    """Told at the start, not by the first terminal or slirp4netns. Raises: SupervisorError."""
+    if len(os.fsencode(path)) > RUNTIME_DIR_BYTES_MAX:
+        raise SupervisorError(
+            f"runtime directory {path}: longer than {RUNTIME_DIR_BYTES_MAX} bytes, too long for sockets in it",
+            cure="set CTNR_RUNTIME_DIR to a shorter path",
+        )
+
+
+def caller_environment(of_caller: Mapping[str, str]) -> dict[str, str]:
     """The service's environment with what its caller has set differently."""
     return {**os.environ, **of_caller}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -261,13 +261,15 @@ class Container:
         """What is published of it on the host; with `host_port` as it was chosen."""
         return tuple(port for one in self.attachments for port in one.ports)
 
-    async def logs(self, *, follow: bool = False) -> AsyncIterator[LogLine]:
-        """The lines of its log in order, and with `follow` those to come until it ends. Raises: WrongState."""
+    def logs(self, *, follow: bool = False) -> AsyncGenerator[LogLine, None]:
+        """The lines of its log in order, and with `follow` those to come until it ends.
+
+        Who leaves the loop early closes it: `async with aclosing(container.logs()) as lines`. Raises: WrongState.
+        """
         log = self.streams.output.log
         if log is None:
             raise WrongState(f"container {self.name} has no log", cure="start it with one")
-        async for line in follow_log(log.path, log if follow else None):
-            yield line
+        return follow_log(log.path, log if follow else None)
 
     async def signal(self, number: int) -> None:
         """Send a signal to its first process. Raises: WrongState unless it runs."""

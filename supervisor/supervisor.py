@@ -96,13 +96,8 @@ class Supervisor:
 
         Raises: NameInUse, SandboxError, RuntimeFailed (CommandNotFound, …), AttachmentError, NetconfError, OSError.
         """
-        container = await self.start(spec, rootless=rootless)
-        try:
+        async with ending(await self.start(spec, rootless=rootless)) as container:
             yield container
-        finally:
-            container.cancel()
-            with trio.CancelScope(shield=True):
-                await container.wait_gone()
 
     async def run_process(
         self, spec: ContainerSpec, *, stdin: bytes = b"", rootless: bool = False
@@ -196,6 +191,17 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             for container in list(self.containers.values()):
                 nursery.start_soon(container.stop, grace_seconds)
+
+
+@asynccontextmanager
+async def ending(container: Container) -> AsyncIterator[Container]:
+    """A container that ends with this block, and is gone after it."""
+    try:
+        yield container
+    finally:
+        container.cancel()
+        with trio.CancelScope(shield=True):
+            await container.wait_gone()
 
 
 def is_privileged() -> bool:

@@ -12,7 +12,6 @@ from ctnr.engine import Engine, caller_environment
 from netconf import list_networks, load_network, search_path
 from supervisor.container import Container
 from supervisor.network.attachment import Attachment
-from supervisor.network.plugins import default_cni_path
 from supervisor.service.server import Connection
 from supervisor.spec import State
 
@@ -120,23 +119,16 @@ def _member(
 
 
 async def net_connect(engine: Engine, request: requests.NetConnect, connection: Connection) -> Any:
-    record = engine.records.get(request.container)
-    container = engine.running(record)
-    network, wishes = networks.load_wished(
-        request.network, config_directories(request), ip=request.ip, mac=request.mac
-    )
-    aliases = (*wishes.pop("aliases", ()), *request.aliases)
-    cni_path = default_cni_path(caller_environment(request.environ))
-    attachment = await container.membership.connect(network, aliases=aliases, cni_path=cni_path, **wishes)
-    await engine.rewrite_name_servers(record, container)
+    container = engine.running(engine.records.get(request.container))
+    attachment = await engine.connect(
+        container, request.network, ip=request.ip, mac=request.mac, aliases=request.aliases,
+        environ=request.environ,
+    )  # fmt: skip
     return {"ifname": attachment.ifname, "addresses": attachment.addresses}
 
 
 async def net_disconnect(engine: Engine, request: requests.NetDisconnect, connection: Connection) -> Any:
-    record = engine.records.get(request.container)
-    container = engine.running(record)
-    await container.membership.disconnect(request.network)
-    await engine.rewrite_name_servers(record, container)
+    await engine.disconnect(engine.running(engine.records.get(request.container)), request.network)
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
@@ -102,7 +102,7 @@ def read_log(path: str) -> Iterator[LogLine]:
     yield from _lines(path)
 
 
-async def follow_log(path: str, writer: LogWriter | None) -> AsyncIterator[LogLine]:
+async def follow_log(path: str, writer: LogWriter | None) -> AsyncGenerator[LogLine, None]:
     """The lines of a log, and, while `writer` still writes it, those to come. Survives rotation."""
     if writer is None or writer.closed:
         for line in read_log(path):

@@ -6,7 +6,7 @@ MADE = $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypo
 	$(shell find . -name __pycache__ -type d -prune -not -path "./$(VENV)/*")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench dist check format clean
+.PHONY: help demo test torture bench dist check format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -18,6 +18,10 @@ demo: ## run a container with user-mode networking, and show that nothing stays 
 test: ## all tests, as root and as an unprivileged user, in a machine of their own
 	@.ci/setup test
 	@.ci/as-root $(PYTHON) -m pytest $(ARGS)
+
+torture: ## the sweeps at full length: every step, every call, a thousand kills (half an hour)
+	@.ci/setup test
+	@.ci/as-root env CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest tests/sweep $(ARGS)
 
 bench: ## ctnr and rootless podman in pairs; writes docs/benchmarks.md
 	@.ci/setup bench

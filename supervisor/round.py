@@ -82,8 +82,8 @@ class Round:
         with container.streams.open(nursery) as stdio:
             started = await realm.runtime.run(spec.id, directory, stdio)
         self.process = started.process
-        container.streams.accept_terminal(started.terminal)
         teardown.push("kill the container", self._kill_first)
+        container.streams.accept_terminal(started.terminal)
         self.started_at = trio.current_time()
         return started
 

@@ -43,7 +43,8 @@ class Feed:
 
         Not cancellable: close the reading end for that. Raises: OSError.
         """
-        await trio.to_thread.run_sync(self._run)
+        with trio.CancelScope(shield=True):  # also at its beginning: it is the thread that closes the pipe
+            await trio.to_thread.run_sync(self._run)
 
     def _run(self) -> None:
         try:

@@ -147,13 +147,18 @@ class PluginNetworks:
             await self.remove_unused_bridge(record)
 
     async def _delete(self, record: AttachmentRecord) -> None:
+        """DEL, and once more if that failed.
+
+        After an ADD that was killed, bridge misses firewall rules that were not made yet, and says so when all else is
+        undone: a second DEL finds the interface gone, and with it no reason to look for its rules.
+        """
         try:
             await self.runner.del_network(record.network, record.args, record.result)
         except ExceptionGroup as group:
             # ADD looks for all plugins before it runs the first: with one missing, nothing was made
             never_added = record.result is None and group.split(PluginNotFound)[1] is None
             if not never_added:
-                raise
+                await self.runner.del_network(record.network, record.args, record.result)
 
     async def remove_unused_bridge(self, record: AttachmentRecord) -> None:
         """On the host a bridge of ours goes with its last container; the uplink's go with the uplink.

@@ -1,76 +1,106 @@
-"""Run a story again and again, cancelled one step later each time, and look for what it left."""
+"""A story again and again, each time disturbed one step later, and a look at what it left."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import trio
 
-from tests.world.leaks import descendants
+from tests.sweep.stage import Home, Stage
+from tests.world.leaks import wait_clean
 
-STRIDE = int(os.environ.get("CTNR_SWEEP_STRIDE", "4"))  # 1: every single step
-SETTLE_SECONDS = 3
-Story = Callable[[], Awaitable[None]]
+POINT_SECONDS = 60
+Play = Callable[[Stage], Awaitable[None]]
+
+
+class Disturbance(Protocol):
+    """What happens to a story at its n-th step (or call, …). `told` says where that was."""
+
+    told: str
+
+    async def disturb(self, play: Callable[[], Awaitable[None]]) -> bool:
+        """Play it, disturbed; False if it got through before that. Raises: AssertionError if it ended uncleanly."""
+
+
+async def sweep_on(
+    stage: Stage, play: Play, disturbance: Callable[[int], Disturbance], stride: int, *, replay: bool = False
+) -> int:
+    """Disturb the story while the stage lives on: its own clean-up has to do it all.
+
+    With `replay` it is played undisturbed after each point, else the next point is the proof that it still works.
+    Returns how many points were covered. Raises: AssertionError with the first leak.
+    """
+    for _ in range(2):  # what is made once, and stays, is there then
+        await play(stage)
+        await stage.clear()
+    before = await stage.look()
+    points, number = 0, 1
+    while True:
+        at = disturbance(number)
+
+        async def once() -> None:
+            with trio.fail_after(POINT_SECONDS):
+                await play(stage)
+
+        disturbed = await at.disturb(once)
+        await stage.clear()
+        await stage.expect(before, at.told)
+        if not disturbed:
+            return points
+        if replay:
+            with trio.fail_after(POINT_SECONDS):
+                await play(stage)
+            await stage.clear()
+            await stage.expect(before, f"{at.told}, and played again after that")
+        points += 1
+        number += stride
+
+
+def sweep_all(
+    home: Home, play: Play, disturbance: Callable[[int], Disturbance], stride: int, *, rootless: bool
+) -> int:
+    """Disturb everything, stage and story, from opening the supervisor to leaving it. As `sweep_on`."""
+    points, number = 0, 1
+    before = home.look()
+    while True:
+        at = disturbance(number)
+
+        async def once() -> None:
+            with trio.fail_after(POINT_SECONDS):
+                async with home.open_stage(rootless=rootless) as stage:
+                    await play(stage)
+
+        disturbed = trio.run(at.disturb, once)
+        left = wait_clean(before, home.look)
+        assert not left, f"{at.told}, these are left: {left}"
+        if not disturbed:
+            return points
+        points += 1
+        number += stride
 
 
 class CancelAtStep(trio.abc.Instrument):
-    """Cancels its scope before the n-th step of any task."""
+    """Cancels the story before the n-th step of any task. It has to end by that, and by nothing else."""
 
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-        self.scope = trio.CancelScope()
+    def __init__(self, step: int) -> None:
+        self.told = f"cancelled at step {step}"
+        self._left = step
+        self._scope = trio.CancelScope()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.scope.cancel()
+        self._left -= 1
+        if self._left == 0:
+            self._scope.cancel()
 
-
-def sweep(story: Story, *, stride: int = STRIDE) -> int:
-    """How many points were covered, when the story got through. Raises: AssertionError with the first leak."""
-    points, step = 0, 1
-    before = set(os.listdir("/proc/self/fd"))
-    known = set(descendants())  # the world's own servers
-    while True:
-        instrument = CancelAtStep(step)
-
-        async def once(scope: trio.CancelScope = instrument.scope) -> None:
-            with scope:
-                await story()
-
-        trio.run(once, instruments=[instrument])
-        _assert_nothing_left(before, known, step)
-        points += 1
-        if instrument.left > 0 and not instrument.scope.cancelled_caught:
-            return points
-        step += stride
-
-
-def _assert_nothing_left(before: set[str], known: set[int], step: int) -> None:
-    async def settle() -> None:
-        with trio.move_on_after(SETTLE_SECONDS):
-            while set(descendants()) - known:  # noqa: ASYNC110 -- the kernel has no event for it
-                await trio.sleep(0.002)
-
-    trio.run(settle)
-    left = [f"{pid}: {_command(pid)}" for pid in set(descendants()) - known]
-    assert not left, f"cancelled at step {step}, these processes are left: {left}"
-    opened = {fd: _target(fd) for fd in set(os.listdir("/proc/self/fd")) - before}
-    opened = {fd: target for fd, target in opened.items() if target and not target.startswith("/proc/")}
-    assert not opened, f"cancelled at step {step}, these descriptors are left: {opened}"
-
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline") as file:
-            return file.read().replace("\0", " ")[:100]
-    except OSError:
-        return "?"
-
-
-def _target(descriptor: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    except OSError:
-        return ""
+    async def disturb(self, play: Callable[[], Awaitable[None]]) -> bool:
+        trio.lowlevel.add_instrument(self)
+        try:
+            with self._scope:
+                await play()
+        except Exception as exc:
+            exc.add_note(self.told)
+            raise
+        finally:
+            trio.lowlevel.remove_instrument(self)
+        return self._left <= 0

@@ -26,8 +26,10 @@ POLL_SECONDS = 0.02
 _PORTMAP_FURNITURE = re.compile(r"CNI-HOSTPORT-(DNAT|SETMARK|MASQ)")
 _PER_CONTAINER_CHAIN = re.compile(r"CNI-(?!HOSTPORT-)|id: \\?\"")
 
-# The file on which an OCI runtime mounts itself, unless it is told of another place. No machine has a /tmp of its own.
+# The file on which an OCI runtime mounts itself, unless it is told of another place. /tmp is the whole machine's: what
+# others' runtimes make goes within a millisecond, so only what stays counts.
 _RUNTIME_COPIES = ("/tmp/crun.??????", "/tmp/runc.??????")
+_COPY_SECONDS = 0.3
 
 # skopeo's memory of which registry has which blob
 _FURNITURE = re.compile(r"/containers(/cache(/blob-info-cache-\S+)?)?$")
@@ -169,7 +171,8 @@ def _cgroups() -> dict[str, str]:
 
 
 def _files(folders: Iterable[Path]) -> dict[str, str]:
-    found = {path: path for pattern in _RUNTIME_COPIES for path in glob.glob(pattern)}
+    copies = [path for pattern in _RUNTIME_COPIES for path in glob.glob(pattern)]
+    found = {path: path for path in copies if _age(path) > _COPY_SECONDS}
     for top in folders:
         for folder, folders_in_it, names in os.walk(top):
             for name in (*names, *folders_in_it):
@@ -177,6 +180,13 @@ def _files(folders: Iterable[Path]) -> dict[str, str]:
                 if not _FURNITURE.search(path):
                     found[path] = path
     return found
+
+
+def _age(path: str) -> float:
+    """In seconds; 0 if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - os.stat(path).st_mtime
+    return 0.0
 
 
 def _leases(files: dict[str, str]) -> dict[str, str]:

@@ -151,6 +151,7 @@ def runtime_folder(_: Machine) -> Iterator[str]:
 def copy_of_a_runtime(_: Machine) -> Iterator[str]:
     file = Path("/tmp/crun.leak42")
     file.touch(0o000)
+    os.utime(file, (0, 0))
     yield f"file: {file}"
     file.unlink()
 

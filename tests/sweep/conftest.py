@@ -1,0 +1,38 @@
+"""The sweeps say how much they covered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.length import COVERED
+from tests.sweep.stage import Home, open_home
+from tests.sweep.stories import PULLED, Props
+from tests.world.machine import Machine
+from tests.world.registry import Registry
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if COVERED:
+        terminalreporter.section("covered by the sweeps")
+        for line in COVERED:
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def _pulled(registry: Registry, layered_image: Path) -> None:
+    registry.push(layered_image, f"library/{PULLED}")
+
+
+@pytest.fixture
+def home(machine: Machine, busybox_image: Path) -> Iterator[Home]:
+    """Folders and an image for a stage."""
+    with open_home(machine, busybox_image) as opened:
+        yield opened
+
+
+@pytest.fixture
+def props(bundle: Path, tmp_path: Path, _pulled: None) -> Props:
+    return Props(bundle, tmp_path / "log")

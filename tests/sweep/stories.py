@@ -1,0 +1,137 @@
+"""The stories that the sweeps play: what people do with containers, each as short as it can be told.
+
+A story takes a stage, and leaves nothing if nobody disturbs it. One more is a function here, with a line in `STORIES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netconf import NetworkList, load_builtin
+from supervisor import ContainerSpec
+from supervisor.bundle import open_bundle
+from supervisor.network.ports import parse_ports
+from supervisor.runtime.stdio import Stdio
+from tests.sweep.stage import IMAGE, Stage
+
+PULLED = "layered:sweep"  # test_cancel.py and test_errors.py put it into the registry
+
+
+@dataclass(frozen=True)
+class Props:
+    """What stories need that is not the stage."""
+
+    bundle: Path
+    log: Path
+
+
+Story = Callable[[Stage, Props], Awaitable[None]]
+
+
+def _spec(props: Props, *args: str, ports: str = "", **more: Any) -> ContainerSpec:
+    networks = [load_builtin(name) for name in more.pop("networks", ())]
+    spec = open_bundle(str(props.bundle), name="hero", args=args, networks=networks, **more)
+    return dataclasses.replace(spec, ports=parse_ports(ports)) if ports else spec
+
+
+async def _play(stage: Stage, spec: ContainerSpec) -> None:
+    async with stage.run(spec) as container:
+        assert await container.wait() == 0
+
+
+async def plain(stage: Stage, props: Props) -> None:
+    await _play(stage, _spec(props, "true"))
+
+
+async def slirp(stage: Stage, props: Props) -> None:
+    await _play(stage, _spec(props, "true", networks=["slirp"], ports="8080:80"))
+
+
+async def slirp_and_bridge(stage: Stage, props: Props) -> None:
+    await _play(stage, _spec(props, "true", networks=["slirp", "bridge"], ports="8080:80"))
+
+
+async def bridge(stage: Stage, props: Props) -> None:
+    await _play(stage, _spec(props, "true", networks=["bridge"], ports="8080:80"))
+
+
+async def names(stage: Stage, props: Props) -> None:
+    await _play(stage, _spec(props, "nslookup", "hero", "10.2.0.1", networks=["bridge"]))
+
+
+async def terminal(stage: Stage, props: Props) -> None:
+    await _play(stage, _spec(props, "true", stdio=Stdio(tty=True, rows=24, columns=80)))
+
+
+async def log(stage: Stage, props: Props) -> None:
+    try:
+        await _play(stage, _spec(props, "echo", "hi", log_path=str(props.log)))
+        assert props.log.read_text().endswith("hi\n")
+    finally:
+        props.log.unlink(missing_ok=True)
+
+
+async def connect(stage: Stage, props: Props) -> None:
+    """Networks that come and go while the container runs, and a published port with the first of them."""
+    async with stage.run(_spec(props, "sleep", "1000", networks=["bridge"], ports="8080:80")) as container:
+        await container.membership.connect(load_builtin("slirp"))
+        await container.membership.disconnect("bridge")
+        await container.membership.disconnect("slirp")
+        await container.membership.connect(load_builtin("bridge"), mac="02:42:0a:02:00:09")
+
+
+async def relay(stage: Stage, props: Props) -> None:
+    """Ports by the relay, one of them published and withdrawn while the container runs."""
+    quick = NetworkList.from_bytes(b'{"name": "quick", "type": "slirp", "portHandler": "relay"}', "sweep")
+    spec = open_bundle(str(props.bundle), name="hero", args=["sleep", "1000"], networks=[quick])
+    async with stage.run(dataclasses.replace(spec, ports=parse_ports("8080:80"))) as container:
+        carrier = container.attachments[0].slirp
+        assert carrier is not None
+        await carrier.publish(*parse_ports("8081:81"))
+        await carrier.withdraw(*parse_ports("8080:80"))
+
+
+async def exec_in(stage: Stage, props: Props) -> None:
+    """One more program in a container, its output captured."""
+    async with stage.run(_spec(props, "sleep", "1000")) as container:
+        done = await container.exec(["echo", "hi"], stdin=b"there")
+        assert (done.status, done.stdout) == (0, b"hi\n")
+
+
+async def detached(stage: Stage, props: Props) -> None:
+    """As `ctnr run -d`, `logs`, `stop` and `rm` do it, over the service's socket."""
+    args = ["sh", "-c", "echo up; exec sleep 1000"]
+    made = await stage.ask(
+        "run", image=IMAGE, args=args, name="hero", detach=True, networks=["slirp"], publish=["8080:80"],
+        rootless=stage.rootless, volumes=["sweep:/data"], stop_signal="KILL",
+    )  # fmt: skip
+    await stage.ask("exec", container="hero", args=["true"])
+    await stage.ask("exec", container="hero", args=["true"], tty=True, terminal={"rows": 24, "columns": 80})
+    await stage.ask("stop", containers=["hero"])
+    await stage.ask("rm", containers=[made["container"]])
+
+
+async def pull(stage: Stage, props: Props) -> None:
+    """From the tests' own registry, and away again."""
+    await stage.ask("pull", image=f"docker://{PULLED}", image_policy="insecure")
+    await stage.ask("image-rm", images=[f"docker://{PULLED}"])
+
+
+STORIES: dict[str, Story] = {
+    "plain": plain,
+    "slirp": slirp,
+    "slirp+bridge": slirp_and_bridge,
+    "bridge": bridge,
+    "names": names,
+    "terminal": terminal,
+    "log": log,
+    "connect": connect,
+    "relay": relay,
+    "exec": exec_in,
+    "detached": detached,
+    "pull": pull,
+}

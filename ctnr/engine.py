@@ -149,7 +149,8 @@ class Engine:
             raise NotFound(f"the image of container {record.name} is gone", cure=f"ctnr pull {record.image}")
         chosen = self._networks(request)
         shares = self.running(self.records.get(chosen.container)) if chosen.container is not None else None
-        bundle = self.bundles.open(record.bundle)
+        with self.images.layers.keep_in_place():
+            bundle = self.bundles.open(record.bundle)
         try:
             spec = self._assembly.spec(
                 record, image, bundle, stdio, chosen=chosen, shares=shares,

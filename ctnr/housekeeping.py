@@ -6,6 +6,7 @@ from typing import Any
 
 from ctnr import requests
 from ctnr.engine import Engine
+from ctnr.images.fsck import Verdict, check_store, repair_store
 from ctnr.images.garbage import collect_garbage
 from ctnr.images.progress import Report
 from ctnr.images.view import Image
@@ -54,6 +55,20 @@ async def collect_images(engine: Engine, request: requests.ImageGc) -> dict[str,
     return await collect_garbage(
         engine.images, sandbox=engine.sandbox, used=used_images(engine), every=request.all
     )
+
+
+async def check_images(engine: Engine, request: requests.ImageFsck) -> Verdict:
+    if not request.repair:
+        return await check_store(engine.images, sandbox=engine.sandbox, quick=request.quick)
+    return await repair_store(
+        engine.images, sandbox=engine.sandbox, quick=request.quick,
+        used=lambda: used_images(engine), busy=lambda: busy_images(engine),
+    )  # fmt: skip
+
+
+def busy_images(engine: Engine) -> set[str]:
+    """Ids of images whose containers run, those of other services on this store too."""
+    return {file.image_id for name, file in engine.bundles.all().items() if engine.bundles.is_busy(name)}
 
 
 async def delete_bundles(engine: Engine, request: requests.BundleDelete) -> list[str]:

@@ -132,6 +132,13 @@ class ImageGc(Request, tag="image-gc"):
     all: bool = False  # also tagged images that no bundle uses
 
 
+class ImageFsck(Request, tag="image-fsck"):
+    """Look whether the store is what it should be; the answer is a `ctnr.images.fsck.Verdict`."""
+
+    repair: bool = False
+    quick: bool = False  # not what is in the layers
+
+
 class ImageConfig(Request, tag="image-config"):
     """The image's configuration as JSON, as it lies in the store (`image cat-config`, `image inspect`)."""
 

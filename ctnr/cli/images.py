@@ -1,4 +1,4 @@
-"""Images: pull, images, rmi, and `image list|import|export|tag|untag|rm|gc|cat-config|inspect`."""
+"""Images: pull, images, rmi, and `image list|import|export|tag|untag|rm|gc|fsck|cat-config|inspect`."""
 
 from __future__ import annotations
 
@@ -146,6 +146,23 @@ def collect(service: Service, options: Parsed) -> int:
     return 0
 
 
+def check(service: Service, options: Parsed) -> int:
+    """A line for each finding; 1 if something is left that is not right."""
+    request = {
+        **base_request("image-fsck"),
+        "repair": options.flag("repair"),
+        "quick": options.flag("quick"),
+    }
+    teller = Teller()
+    verdict: Event = ask(service, request, tell=teller)
+    findings: list[Event] = verdict["findings"]
+    left = sum(one.get("done") is None for one in findings)
+    write("".join(": ".join(filter(None, (one["what"], one.get("done")))) + "\n" for one in findings))
+    looked_at = ", ".join(f"{verdict[kind]} {kind}" for kind in ("images", "layers", "blobs"))
+    teller.note(f"{looked_at}: {f'{left} not right' if left else 'right'}")
+    return 1 if left else 0
+
+
 def cat_config(service: Service, options: Parsed) -> int:
     write_json(ask(service, {**base_request("image-config"), "image": options.args[0]}, tell=Teller()))
     return 0
@@ -260,6 +277,15 @@ COMMANDS = {
         "image gc", "", "Drop images without a name, and what no image needs.",
         (Option("all", "flag", "also images with a name that no container and no bundle uses", short="a"),), collect,
         most=0,
+    ),
+    "image fsck": Command(
+        "image fsck", "",
+        "Look whether the image store is whole: blobs, records, names and layers. A line tells each finding.",
+        (
+            Option("quick", "flag", "leave out what is in the layers"),
+            Option("repair", "flag", "mend what can be mended, forget images that cannot"),
+        ),
+        check, most=0,
     ),
     "image cat-config": Command(
         "image cat-config", "IMAGE", "Print an image's configuration.", (), cat_config, least=1, most=1

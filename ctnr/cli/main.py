@@ -44,6 +44,7 @@ COMMANDS = {
     "image untag": ("images", "take names away"),
     "image rm": ("images", "remove images"),
     "image gc": ("images", "drop images without a name, and what no image needs"),
+    "image fsck": ("images", "look whether the image store is whole, and mend it"),
     "image cat-config": ("images", "print an image's configuration"),
     "image inspect": ("images", "show the configurations of images"),
     "bundle list": ("bundles", "list bundles"),

@@ -62,6 +62,10 @@ async def image_gc(engine: Engine, request: requests.ImageGc, connection: Connec
     return await housekeeping.collect_images(engine, request)
 
 
+async def image_fsck(engine: Engine, request: requests.ImageFsck, connection: Connection) -> Any:
+    return await housekeeping.check_images(engine, request)
+
+
 async def image_config(engine: Engine, request: requests.ImageConfig, connection: Connection) -> Any:
     return msgspec.Raw(engine.image(request.image).config_bytes)
 
@@ -87,6 +91,7 @@ TABLE: dict[type[msgspec.Struct], Any] = {
     requests.ImageUntag: image_untag,
     requests.ImageRemove: image_remove,
     requests.ImageGc: image_gc,
+    requests.ImageFsck: image_fsck,
     requests.ImageConfig: image_config,
     requests.BundleList: bundle_list,
     requests.BundleDelete: bundle_delete,

@@ -7,8 +7,9 @@ import fcntl
 import hashlib
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,7 +31,24 @@ TELL_SECONDS = 0.1
 
 Lower = Callable[[], Awaitable[Sequence[str]]]
 
-_BOOTSTRAP = "import sys;sys.path.append(sys.argv.pop(1));from ctnr.images.unpack import main;main()"
+_PYTHON = (os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8", "-c")
+_UNPACK = "import sys;sys.path.append(sys.argv.pop(1));from ctnr.images.unpack import main;main()"
+_COMPARE = "import sys;sys.path.append(sys.argv.pop(1));from ctnr.images.compare import main;main()"
+
+
+@dataclass(frozen=True)
+class LayerSource:
+    """What a layer is made from: `blob` is the file that `layer` describes, `diff_id` the hex digest of its tar stream.
+
+    `lower` waits for the layers below and gives their names, topmost first; it is awaited only if it matters what they
+    are.
+    """
+
+    blob: str
+    layer: Descriptor
+    diff_id: str
+    lower: Lower
+    is_lowest: bool
 
 
 class _Told(msgspec.Struct):
@@ -42,6 +60,10 @@ class _Told(msgspec.Struct):
     pending: bool = False
     error: str | None = None
     errno: int | None = None
+
+
+class _Compared(msgspec.Struct):
+    difference: str | None
 
 
 class LayerStore:
@@ -68,58 +90,95 @@ class LayerStore:
                 return name
         return None
 
-    def hides_all_below(self, name: str) -> bool:
-        """True if the layer's root is opaque, which overlayfs does not look at: leave the lower layers out then."""
+    async def unpack(self, source: LayerSource, sandbox: Sandbox, report: Report) -> str:
+        """Make the layer exist, and return its name. Concurrent calls for one layer do the work once, also those of
+        other processes. Raises: BrokenImage, SupervisorError, OSError.
+        """
+        os.makedirs(self.root, 0o711, exist_ok=True)
+        async with file_lock(f"{self.root}/.{source.diff_id}{SUFFIX}", transient=True):
+            if (found := await self._find_now(source)) is not None:
+                return found
+            async with self.fresh(source, sandbox, report) as (directory, name):
+                os.rename(directory, self.path(name))
+        layer = source.layer
+        report(Progress(layer.hex[:12], "done", layer.size, layer.size))
+        return name
+
+    @asynccontextmanager
+    async def fresh(
+        self, source: LayerSource, sandbox: Sandbox, report: Report
+    ) -> AsyncIterator[tuple[str, str]]:
+        """A layer unpacked anew: its directory, and the name it should have. What is not renamed goes with the block.
+
+        Raises: BrokenImage, SupervisorError, OSError.
+        """
+        with claim(self.root) as temporary:
+            try:
+                await sandbox.call("make_dirs", paths=[temporary], mode=0o755)
+                job = _Job(sandbox, temporary, source.layer.hex[:12])
+                async with self._limit:
+                    told = await job.extract(source, report)
+                name = source.diff_id
+                if told.pending:
+                    names = await source.lower()
+                    await job.finish([self.path(one) for one in names])
+                    name = _name_over(source.diff_id, names)
+                yield temporary, name
+            finally:
+                if os.path.lexists(temporary):
+                    with trio.CancelScope(shield=True):
+                        await sandbox.remove_tree(temporary)
+
+    def replace(self, name: str, fresh: str, is_busy: Callable[[], bool]) -> bool:
+        """Let `fresh` and the layer `name` change places, unless a container uses it (False). Raises: OSError."""
+        with self._swapping(fcntl.LOCK_EX), claim(self.root) as aside:
+            if is_busy():
+                return False
+            os.rename(self.path(name), aside)
+            os.rename(fresh, self.path(name))
+            os.rename(aside, fresh)
+        return True
+
+    def keep_in_place(self) -> AbstractContextManager[None]:
+        """While it lasts no layer is replaced: for containers to say that they use some. Waits microseconds."""
+        return self._swapping(fcntl.LOCK_SH)
+
+    @contextmanager
+    def _swapping(self, kind: int) -> Iterator[None]:
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, kind)
+            yield
+        finally:
+            os.close(descriptor)
+
+    async def difference(self, directory: str, expected: str, sandbox: Sandbox) -> str | None:
+        """How a layer differs from what it should be: PATH: WHAT, or None. Raises: SandboxError."""
+        done = await sandbox.run([*_PYTHON, _COMPARE, PACKAGES, directory, expected])
+        try:
+            return msgspec.json.decode(done.stdout, type=_Compared).difference
+        except msgspec.DecodeError:
+            return f"can't be compared: {done.last_line()}"
+
+    def visible(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of an image's layers (bottom first) that no opaque root hides."""
+        for number in range(len(names) - 1, 0, -1):
+            if self._hides_all_below(names[number]):
+                return names[number:]
+        return names
+
+    def _hides_all_below(self, name: str) -> bool:
+        """True if the layer's root is opaque, which overlayfs does not look at."""
         try:
             return os.getxattr(self.path(name), OPAQUE_XATTR) == b"y"
         except OSError:
             return False
 
-    async def unpack(
-        self,
-        blob: str,
-        layer: Descriptor,
-        diff_id: str,
-        lower: Lower,
-        *,
-        is_lowest: bool,
-        sandbox: Sandbox,
-        report: Report,
-    ) -> str:
-        """Make the layer exist, and return its name. `blob` is its file.
-
-        `lower` waits for the layers below and gives their names, topmost first; it is awaited only if it matters what
-        they are. Concurrent calls for one layer, also of other processes, do the work once.
-        Raises: BrokenImage, SupervisorError, OSError.
-        """
-        os.makedirs(self.root, 0o711, exist_ok=True)
-        async with file_lock(f"{self.root}/.{diff_id}{SUFFIX}", transient=True):
-            if (found := await self._find_now(diff_id, lower)) is not None:
-                return found
-            with claim(self.root) as temporary:
-                try:
-                    await sandbox.call("make_dirs", paths=[temporary], mode=0o755)
-                    job = _Job(sandbox, temporary, layer.hex[:12])
-                    async with self._limit:
-                        told = await job.extract(blob, layer, diff_id, is_lowest=is_lowest, report=report)
-                    name = diff_id
-                    if told.pending:
-                        names = await lower()
-                        await job.finish([self.path(one) for one in names])
-                        name = _name_over(diff_id, names)
-                    os.rename(temporary, self.path(name))
-                finally:
-                    if os.path.lexists(temporary):
-                        with trio.CancelScope(shield=True):
-                            await sandbox.remove_tree(temporary)
-        report(Progress(layer.hex[:12], "done", layer.size, layer.size))
-        return name
-
-    async def _find_now(self, diff_id: str, lower: Lower) -> str | None:
-        if self.has(diff_id):
-            return diff_id
-        if any(name.startswith(f"{diff_id}-") for name in os.listdir(self.root)):
-            return self.find(diff_id, await lower())
+    async def _find_now(self, source: LayerSource) -> str | None:
+        if self.has(source.diff_id):
+            return source.diff_id
+        if any(name.startswith(f"{source.diff_id}-") for name in os.listdir(self.root)):
+            return self.find(source.diff_id, await source.lower())
         return None
 
     async def sweep(self, sandbox: Sandbox) -> None:
@@ -139,22 +198,20 @@ class _Job:
         self._directory = directory
         self._name = name
 
-    async def extract(
-        self, blob: str, layer: Descriptor, diff_id: str, *, is_lowest: bool, report: Report
-    ) -> _Told:
+    async def extract(self, source: LayerSource, report: Report) -> _Told:
         reader, writer = os.pipe()
         with suppress(OSError):  # unprivileged users may have used up their share
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        feed = Feed(blob, writer, layer, diff_id)  # owns the writer
+        feed = Feed(source.blob, writer, source.layer, source.diff_id)  # owns the writer
         ends = [reader]
         with one_error():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(feed.run)
                 telling = trio.CancelScope()
-                nursery.start_soon(self._tell, feed, layer.size, report, telling)
+                nursery.start_soon(self._tell, feed, source.layer.size, report, telling)
                 try:
                     status, told = await self._run(
-                        {"finish": False, "lowest": is_lowest, "lower": []}, reader
+                        {"finish": False, "lowest": source.is_lowest, "lower": []}, reader
                     )
                 finally:
                     close_all(ends)  # or the feeding thread would write for ever when nobody reads
@@ -169,8 +226,9 @@ class _Job:
         job |= {
             "directory": self._directory, "pending": self._directory + SUFFIX, "rootless": self._sandbox.rootless,
         }  # fmt: skip
-        argv = [os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP, PACKAGES]
-        done = await self._sandbox.run([*argv, msgspec.json.encode(job).decode()], stdin=stdin)
+        done = await self._sandbox.run(
+            [*_PYTHON, _UNPACK, PACKAGES, msgspec.json.encode(job).decode()], stdin=stdin
+        )
         try:
             return done.last_line(), msgspec.json.decode(done.stdout, type=_Told)
         except msgspec.DecodeError:

@@ -12,7 +12,7 @@ import trio
 from ctnr.images.catalog import Catalog
 from ctnr.images.describe import Description, describe
 from ctnr.images.errors import one_error
-from ctnr.images.layers import LayerStore
+from ctnr.images.layers import LayerSource, LayerStore
 from ctnr.images.manifest import (
     DOCKER_MANIFEST,
     BrokenImage,
@@ -66,10 +66,14 @@ class Layers:
         async def one(number: int, layer: Descriptor, diff_id: str) -> None:
             nonlocal is_complete
             if await arrival(layer.hex):
-                names[number] = await self._store.unpack(
-                    self._catalog.blob(layer.hex), layer, diff_id, lambda: lower(number), is_lowest=number == 0,
-                    sandbox=await self._open_sandbox(), report=self._report,
-                )  # fmt: skip
+                source = LayerSource(
+                    self._catalog.blob(layer.hex),
+                    layer,
+                    diff_id,
+                    lambda: lower(number),
+                    is_lowest=number == 0,
+                )
+                names[number] = await self._store.unpack(source, await self._open_sandbox(), self._report)
                 ready[number].set()
             else:
                 is_complete = False

@@ -156,7 +156,7 @@ class ImageStore(StoreView):
             added=time.time(),
             size_bytes=sum(layer.size for layer in manifest.layers),
             diff_ids=diff_ids,
-            layers=self._visible(names),
+            layers=self.layers.visible(names),
         )
         self.catalog.write_image(file)
         self.catalog.write_name(name, file.id)
@@ -167,12 +167,6 @@ class ImageStore(StoreView):
     async def _is_here(self, digest: str) -> bool:
         await trio.lowlevel.checkpoint()
         return os.path.exists(self.blob(digest))
-
-    def _visible(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        for number in range(len(names) - 1, 0, -1):
-            if self.layers.hides_all_below(names[number]):
-                return names[number:]
-        return names
 
     async def import_rootfs(
         self,

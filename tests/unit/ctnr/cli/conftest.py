@@ -70,6 +70,7 @@ class FakeService:
             "image-import": [_result({"id": IMAGE["id"], "names": IMAGE["names"]})],
             "images": [_result([IMAGE])],
             "image-rm": [_result(["untagged: demo"])],
+            "image-fsck": [_result({"images": 1, "layers": 1, "blobs": 3, "findings": []})],
             "image-config": [_result({"config": {"Cmd": ["sh"]}})],
             "bundle-list": [_result([{"name": "work", "image": "demo", "created": 1.0, "running": False}])],
             "info": [

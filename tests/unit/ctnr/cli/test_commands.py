@@ -38,6 +38,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "image tag": ("image tag demo other", requests.ImageTag),
     "image untag": ("image untag other", requests.ImageUntag),
     "image rm": ("image rm demo", requests.ImageRemove),
+    "image fsck": ("image fsck --repair --quick", requests.ImageFsck),
     "image gc": ("image gc --all", requests.ImageGc),
     "image cat-config": ("image cat-config demo", requests.ImageConfig),
     "image inspect": ("image inspect demo", requests.ImageConfig),

@@ -158,8 +158,8 @@ def check(service: Service, options: Parsed) -> int:
     findings: list[Event] = verdict["findings"]
     left = sum(one.get("done") is None for one in findings)
     write("".join(": ".join(filter(None, (one["what"], one.get("done")))) + "\n" for one in findings))
-    looked_at = ", ".join(f"{verdict[kind]} {kind}" for kind in ("images", "layers", "blobs"))
-    teller.note(f"{looked_at}: {f'{left} not right' if left else 'right'}")
+    looked_at = ", ".join(f"{verdict[kind + 's']} {kind}(s)" for kind in ("image", "layer", "blob"))
+    teller.note(f"{looked_at}: {f'{left} finding(s) left' if left else 'all right'}")
     return 1 if left else 0
 
 

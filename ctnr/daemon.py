@@ -21,7 +21,9 @@ import trio
 from ctnr import __version__
 from ctnr.engine import Engine, check_runtime_dir
 from ctnr.handlers import build_handlers
+from ctnr.name_servers import follow_host
 from supervisor.errors import SupervisorError
+from supervisor.groups import bare_errors
 from supervisor.service.server import Server
 from supervisor.supervisor import open_supervisor
 
@@ -112,7 +114,11 @@ async def run_engine(
         server = Server(handlers, version=__version__)
         engine.server = server
         server.is_idle = lambda: not supervisor.containers
-        await serve(server, engine)
+        with bare_errors():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow_host, supervisor, engine.records)
+                await serve(server, engine)
+                nursery.cancel_scope.cancel()
 
 
 async def _end_when_idle(server: Server, engine: Engine) -> None:

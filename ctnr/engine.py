@@ -16,12 +16,12 @@ import trio
 
 from ctnr import __version__, describe, requests
 from ctnr.assembly import Assembly
-from ctnr.bundles.build import resolv_conf
 from ctnr.bundles.names import check_names
 from ctnr.bundles.store import Bundle, BundleStore, new_file
 from ctnr.images.progress import Report
 from ctnr.images.store import ImageStore
 from ctnr.images.view import Image
+from ctnr.name_servers import rewrite_for
 from ctnr.networks import Chosen, choose_networks, load_wished
 from ctnr.records import Record, Records, labels_of
 from netconf import search_path
@@ -315,21 +315,13 @@ class Engine:
         aliases = (*wishes.pop("aliases", ()), *aliases)
         cni_path = default_cni_path(environ)
         attachment = await container.membership.connect(found, aliases=aliases, cni_path=cni_path, **wishes)
-        await self._rewrite_name_servers(container)
+        await rewrite_for(container, self.supervisor, self.records)
         return attachment
 
     async def disconnect(self, container: Container, network: str) -> None:
         """Take a container that runs off a network. Raises: WrongState, AttachmentError."""
         await container.membership.disconnect(network)
-        await self._rewrite_name_servers(container)
-
-    async def _rewrite_name_servers(self, container: Container) -> None:
-        """Its networks have changed: its resolv.conf, a file that is mounted, gets another content."""
-        record = self.records.get(container.id)
-        content = resolv_conf(record.request, container.attachments, private=True)
-        if content is not None:
-            path = f"{container.directory}/resolv.conf"
-            await container.sandbox.write_files({path: (0o644, content)})
+        await rewrite_for(container, self.supervisor, self.records)
 
     # The service
 

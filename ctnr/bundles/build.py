@@ -165,9 +165,11 @@ def _files(run: Run, facts: Facts, prepared: Prepared) -> dict[str, tuple[str, b
     }
 
 
-def resolv_conf(run: Run, attachments: Sequence[Attachment], *, private: bool) -> bytes | None:
-    """/etc/resolv.conf; None where the image's own is to stay."""
-    host, servers = _name_servers(attachments)
+def resolv_conf(
+    run: Run, attachments: Sequence[Attachment], *, private: bool, host: ResolvConf | None = None
+) -> bytes | None:
+    """/etc/resolv.conf; None where the image's own is to stay. `host` is the host's (default: as it is now)."""
+    host, servers = _name_servers(attachments, read_host_resolv_conf() if host is None else host)
     return build_resolv_conf(
         host,
         network_servers=servers,
@@ -180,12 +182,11 @@ def resolv_conf(run: Run, attachments: Sequence[Attachment], *, private: bool) -
     )
 
 
-def _name_servers(attachments: Sequence[Attachment]) -> tuple[ResolvConf, list[str]]:
+def _name_servers(attachments: Sequence[Attachment], host: ResolvConf) -> tuple[ResolvConf, list[str]]:
     """Those of the host and of the networks. Where one knows the containers' names and all others, it is asked alone.
 
     musl asks all at the same time and takes the first answer, also a no; the others ask them in order.
     """
-    host = read_host_resolv_conf()
     knowing = [one for one in attachments if one.knows_names]
     if any(one.forwards_names for one in knowing):
         host = msgspec.structs.replace(host, nameservers=())

@@ -27,6 +27,17 @@ MS_SLAVE = 1 << 19
 
 MNT_DETACH = 2
 
+IN_MODIFY = 0x2
+IN_ATTRIB = 0x4
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_ONLYDIR = 0x1000000
+
 RESOLVE_IN_ROOT = 0x10
 RESOLVE_NO_MAGICLINKS = 0x02
 
@@ -67,6 +78,16 @@ def mount(
 
 def umount2(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), "umount", target)
+
+
+def inotify_init1(flags: int) -> int:
+    """`flags` are O_CLOEXEC and O_NONBLOCK, which IN_CLOEXEC and IN_NONBLOCK are."""
+    return _check(_libc.inotify_init1(ctypes.c_int(flags)), "inotify_init1", hex(flags))
+
+
+def inotify_add_watch(descriptor: int, path: str, mask: int) -> int:
+    result = _libc.inotify_add_watch(ctypes.c_int(descriptor), os.fsencode(path), ctypes.c_uint32(mask))
+    return _check(result, "inotify_add_watch", path)
 
 
 def clone_sibling(flags: int) -> int:

@@ -8,6 +8,7 @@ from functools import partial
 
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
 from ctnr.bundles.command import check_command, is_below
+from ctnr.bundles.devices import device_filter
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.image import ImageConfig, load_image_config
 from ctnr.bundles.mounts import MountPlan, plan_mounts
@@ -18,6 +19,7 @@ from ctnr.bundles.process import (
     process_capabilities,
     resolve_workdir,
 )  # fmt: skip
+from ctnr.bundles.resources import build_limits
 from ctnr.bundles.seccomp import SeccompProfiles
 from ctnr.bundles.spec import encode
 from ctnr.bundles.store import Bundle
@@ -84,6 +86,10 @@ class Assembly:
             wishes, config.config.volumes or (), volume_root=f"{self._store_dir}/volumes",
             anonymous_root=bundle.volumes, rootless=rootless, recursive_ro=RECURSIVE_RO,
         )  # fmt: skip
+        limits = build_limits(request.limits)
+        rules = device_filter(
+            request.devices, request.cap_add, rootless=rootless, privileged=request.privileged
+        )
         signal = request.stop_signal or config.config.stop_signal or "TERM"
         return ContainerSpec(
             id=record.id,
@@ -97,6 +103,8 @@ class Assembly:
             host_network=chosen.host or (shares is not None and shares.netns is None),
             shares=shares if shares is not None and shares.netns is not None else None,
             netns_path=chosen.path,
+            limits=limits,
+            device_rules=rules,
             stdio=stdio,
             log_path=log_path if not stdio.tty else None,
             keep_stdin=request.interactive,

@@ -25,10 +25,10 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
         "created": record.created,
         "started": record.started,
         "finished": record.finished if container is None else None,
-        "state": container.state if container is not None else state,
+        "state": container.observed_state if container is not None else state,
         "status": None if container is not None else record.status,
         "error": record.error,
-        "pid": container.pid if container is not None else None,
+        "pid": container.host_pid if container is not None else None,
         "networks": [
             {"network": one.network.name, "ifname": one.ifname, "addresses": one.addresses}
             for one in attachments
@@ -54,6 +54,8 @@ def inspect(
     return {
         **summary(record, container),
         "networks": networks,
+        "oom_killed": container.oom_killed if container is not None else record.oom_killed,
+        "cgroups": container.confinement.directories if container is not None else (),
         "request": msgspec.to_builtins(record.request),
         "log": log_path,
         "config": msgspec.to_builtins(config) if config is not None else None,

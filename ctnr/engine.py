@@ -17,6 +17,7 @@ import trio
 from ctnr import __version__, describe, requests
 from ctnr.assembly import Assembly
 from ctnr.bundles.names import check_names
+from ctnr.bundles.resources import build_limits
 from ctnr.bundles.store import Bundle, BundleStore, new_file
 from ctnr.images.progress import Report
 from ctnr.images.store import ImageStore
@@ -63,6 +64,7 @@ class Engine:
 
     async def create(self, request: requests.Run, report: Report) -> Record:
         """Image, bundle and record of a container; nothing runs yet. Raises: SupervisorError, OSError."""
+        build_limits(request.limits)
         self._networks(request)  # a wrong name is told before an image is fetched
         check_names(request.name, request.hostname)
         image = await self._image_of(request, report)
@@ -180,6 +182,7 @@ class Engine:
     async def _finish(self, record: Record, bundle: Bundle, container: Container) -> None:
         """The container is gone: say how it ended, and with --rm forget it."""
         record.finished, record.status = container.finished_at, container.status
+        record.oom_killed = container.oom_killed
         record.error = str(container.error) if container.error is not None else None
         self._assembly.forget(record)
         bundle.close()

@@ -13,6 +13,8 @@ import msgspec
 from ctnr import __version__
 from ctnr.bundles.init_program import find_init_program
 from ctnr.images.skopeo import find_policy
+from supervisor.cgroups.layout import read_layout
+from supervisor.cgroups.tree import Cgroups
 from supervisor.errors import SupervisorError
 from supervisor.network.plugins import default_cni_path, find_plugin
 from supervisor.network.slirp import sandbox_report
@@ -20,6 +22,7 @@ from supervisor.sandbox.idmap import find_ranges, user_name
 from supervisor.sandbox.sandbox import DEFAULT_PATH
 from supervisor.supervisor import Supervisor
 
+LIMITING = ("memory", "cpu", "cpuset", "pids", "freeze")  # cgroup controllers, and what pause takes
 PLUGINS = ("bridge", "host-local", "portmap", "ptp")
 
 
@@ -42,6 +45,8 @@ async def describe_host(supervisor: Supervisor, store_dir: str) -> dict[str, Any
         _policy(),
         _store(store_dir),
     ]
+    cgroups, limits = _cgroups()
+    checks.append(limits)
     runtime = "none"
     try:
         realm = await supervisor.realm()
@@ -55,7 +60,7 @@ async def describe_host(supervisor: Supervisor, store_dir: str) -> dict[str, Any
         "machine": platform.machine(),
         "privileged": supervisor.privileged,
         "runtime": runtime,
-        "cgroups": _cgroups(),
+        "cgroups": cgroups,
         "store": store_dir,
         "cni_path": list(default_cni_path(os.environ)),
         "slirp_sandboxed": sandbox_report(),
@@ -151,9 +156,18 @@ def _store(store_dir: str) -> Check:
     )
 
 
-def _cgroups() -> str:
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        return "v2"
-    if os.path.isdir("/sys/fs/cgroup/unified"):
-        return "hybrid"
-    return "v1" if os.path.isdir("/sys/fs/cgroup/pids") else "none"
+def _cgroups() -> tuple[dict[str, Any], Check]:
+    """What there is, and whether --memory and its like work; or why not."""
+    cgroups = Cgroups(read_layout())
+    refused = {name: refusal for name in LIMITING if (refusal := cgroups.refusal((name,))) is not None}
+    usable = [name for name in LIMITING if name not in refused]
+    facts = {
+        "version": cgroups.layout.kind,
+        "controllers": sorted({name for one in cgroups.layout.hierarchies for name in one.controllers}),
+        "usable": usable,
+    }
+    if not refused:
+        return facts, Check(name="limits", ok=True, detail=f"{', '.join(usable)}: cgroups are ours to make")
+    first = next(iter(refused.values()))
+    detail = f"not to be had: {', '.join(refused)}: {first.why}"
+    return facts, Check(name="limits", ok=False, detail=detail, cure=first.cure)

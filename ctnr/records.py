@@ -30,6 +30,7 @@ class Record(msgspec.Struct, kw_only=True):
     finished: float | None = None
     status: int | None = None
     error: str | None = None
+    oom_killed: bool = False
     bundle: str = ""
     request: Run
 

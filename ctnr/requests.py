@@ -68,9 +68,25 @@ class Run(Request, tag="run"):
     pull: str = "missing"  # missing | always | never | newer
     platform: str | None = None  # OS/ARCH[/VARIANT]
     oom_score_adj: int | None = None
+    limits: Limits | None = None
     terminal: Terminal | None = None
     progress: bool = False
     environ: dict[str, str] = {}  # the caller's NETCONFPATH, CNI_PATH, REGISTRY_AUTH_FILE, *_proxy, …
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """As typed; None is not given, -1 no limit. Sizes in bytes, times in µs."""
+
+    memory: int | None = None
+    memory_swap: int | None = None
+    memory_reservation: int | None = None
+    cpus: float | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
+    cpuset_mems: str | None = None
+    pids: int | None = None
 
 
 class Terminal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -208,6 +224,21 @@ class Kill(Request, tag="kill"):
 class Remove(Request, tag="rm"):
     containers: tuple[str, ...]
     force: bool = False
+
+
+class Pause(Request, tag="pause"):
+    containers: tuple[str, ...]
+
+
+class Unpause(Request, tag="unpause"):
+    containers: tuple[str, ...]
+
+
+class Update(Request, tag="update"):
+    """Change what is given, at once and for the next start."""
+
+    containers: tuple[str, ...]
+    limits: Limits | None = None
 
 
 class Wait(Request, tag="wait"):

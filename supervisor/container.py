@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal as signals
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from supervisor.cgroups.limits import Limits
+from supervisor.confinement import Confinement
 from supervisor.errors import WrongState
 from supervisor.events import describe_event
 from supervisor.exec import Exec, open_exec, run_exec
@@ -55,7 +58,9 @@ class Container:
         self.started_at: float | None = None  # of the last round
         self.finished_at: float | None = None
         self.status: int | None = None  # of the last round that has ended
+        self.oom_killed = False  # the last round that has ended
         self.error: Exception | None = None
+        self.limits = spec.limits
         self.backoff = Backoff(spec.restart)
         self.streams = Streams(spec.stdio, spec.log_path, keep_stdin=spec.keep_stdin)
         self._find_realm = find_realm
@@ -241,6 +246,11 @@ class Container:
         return self._round.membership
 
     @property
+    def confinement(self) -> Confinement:
+        """Its cgroup, of this round."""
+        return self._round.confinement
+
+    @property
     def netns(self) -> str | None:
         """Its network namespace, a path in the sandbox; None with the host's network."""
         return self.membership.netns
@@ -255,6 +265,16 @@ class Container:
         """Its first process, as the sandbox counts; None unless it runs."""
         process = self._round.process
         return process.pid if process is not None and self.state is State.RUNNING else None
+
+    @property
+    def host_pid(self) -> int | None:
+        """Its first process, as the supervisor's own /proc counts; None unless it runs. Looked up at the first ask."""
+        return self.sandbox.host_pid(self.pid) if self.pid is not None else None
+
+    @property
+    def observed_state(self) -> State:
+        """`state`, and whether the kernel has it frozen."""
+        return State.PAUSED if self.state is State.RUNNING and self.confinement.paused else self.state
 
     @property
     def ports(self) -> tuple[PortMapping, ...]:
@@ -272,12 +292,23 @@ class Container:
         return follow_log(log.path, log if follow else None)
 
     async def signal(self, number: int) -> None:
-        """Send a signal to its first process. Raises: WrongState unless it runs."""
+        """Send a signal to its first process; a paused one takes it later, but for SIGKILL.
+
+        Raises: WrongState unless it runs.
+        """
         process = self._round.process
         if process is None or self.state is not State.RUNNING:
             raise WrongState(f"container {self.name} is not running")
         self.tell("kill", signal=str(int(number)))
         await process.signal(number)
+        if number == signals.SIGKILL:
+            await self.confinement.thaw()
+
+    async def update(self, limits: Limits) -> None:
+        """Other limits, at once if it runs, and for all that follows. Raises: LimitError; the old ones hold then."""
+        if self.state is State.RUNNING:
+            await self.confinement.update(limits)
+        self.limits = limits
 
     async def stop(self, grace_seconds: float | None = None) -> None:
         """Stop signal, grace, SIGKILL; returns when it is gone, for good. Nothing if it has stopped already."""
@@ -314,6 +345,7 @@ class Container:
         if seconds > 0 and self.state is State.RUNNING:
             with suppress(WrongState):
                 await self.signal(self.spec.stop_signal)
+                await self.confinement.thaw()
             with trio.move_on_after(seconds):
                 await current.ended.wait()
 
@@ -381,13 +413,15 @@ class Container:
         """
         if self.state is not State.RUNNING:
             raise WrongState(f"container {self.name} is not running", cure=f"ctnr start {self.name}")
+        self.confinement.check_not_paused()
         process = await self.spec.build_process(self, program, stdio)
         self._exec_numbers += 1
         directory = f"{self.directory}/exec-{self._exec_numbers}"
         sandbox = self._realm.sandbox
         await sandbox.call("make_dirs", paths=[directory], mode=0o700)
         try:
-            started = await self._realm.runtime.exec(self.id, directory, process, stdio)
+            with self.confinement.joins() as joins:
+                started = await self._realm.runtime.exec(self.id, directory, process, stdio, joins)
         finally:
             with trio.CancelScope(shield=True):
                 await sandbox.remove_tree(directory)

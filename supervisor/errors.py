@@ -62,6 +62,10 @@ class SlirpError(AttachmentError):
     """slirp4netns did not start, or can't be kept running."""
 
 
+class LimitError(SupervisorError):
+    """A limit can't be set: the kernel refuses it, or cgroups are not ours to make here."""
+
+
 class StepTimeout(SupervisorError):
     """A step of setting up or tearing down did not end in time."""
 

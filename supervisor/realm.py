@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import trio
 
+from supervisor.cgroups.tree import Cgroups, open_cgroups
 from supervisor.events import EventLog
 from supervisor.network.attach import Networks
 from supervisor.network.journal import LEASE_DIR, open_journal
@@ -27,12 +28,14 @@ class Realm:
         netns_pool: NetnsPool,
         networks: Networks,
         events: EventLog,
+        cgroups: Cgroups,
     ) -> None:
         self.sandbox = sandbox
         self.runtime = runtime
         self.netns_pool = netns_pool
         self.networks = networks
         self.events = events
+        self.cgroups = cgroups
         self._users = 0
         self._unused = trio.Event()
 
@@ -63,6 +66,7 @@ async def open_realm(
     Raises: SandboxError, RuntimeFailed.
     """
     async with AsyncExitStack() as stack:
+        cgroups = stack.enter_context(open_cgroups())  # around the sandbox: its processes have gone then
         sandbox = await stack.enter_async_context(open_sandbox(run_dir, rootless=rootless))
         chosen = await select_runtime(sandbox, runtime)
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -76,5 +80,5 @@ async def open_realm(
             await journal.sweep(networks.plugins)
         pool = NetnsPool(sandbox)
         nursery.start_soon(pool.run)
-        yield Realm(sandbox, chosen, pool, networks, events)
+        yield Realm(sandbox, chosen, pool, networks, events, cgroups)
         nursery.cancel_scope.cancel()

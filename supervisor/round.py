@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from supervisor.confinement import Confinement
+from supervisor.errors import RuntimeFailed
 from supervisor.groups import single_error
 from supervisor.network.membership import Membership
 from supervisor.runtime.oci import Started
@@ -32,6 +34,7 @@ class Round:
         self.status: int | None = None  # of its program
         self.ended = trio.Event()  # its program has
         self.membership = Membership(container, realm, lambda: container.state is State.RUNNING)
+        self.confinement = Confinement(container, realm)
         self._container = container
         self._realm = realm
         self._scope = trio.CancelScope()
@@ -63,6 +66,7 @@ class Round:
     async def _set_up(self, teardown: Teardown, nursery: trio.Nursery) -> Started:
         container, realm, sandbox = self._container, self._realm, self._realm.sandbox
         spec, directory, rootfs = container.spec, container.directory, container.rootfs
+        await self.confinement.set_up(teardown)
         teardown.push("remove the container's directory", partial(sandbox.remove_tree, directory))
         await sandbox.call("make_dirs", paths=[directory], mode=0o700)
         if isinstance(spec.rootfs, Overlay):
@@ -75,15 +79,20 @@ class Round:
             netns=self.membership.netns,
             attachments=self.membership.attachments if spec.shares is None else spec.shares.attachments,
             realm=realm,
+            cgroup_version=self.confinement.cgroup_version,
         )
         built = await spec.build(prepared)
         await sandbox.write_files({**built.files, f"{directory}/config.json": (0o600, built.config)})
         teardown.push("delete the container from the runtime", partial(realm.runtime.delete, spec.id))
-        with container.streams.open(nursery) as stdio:
-            started = await realm.runtime.run(spec.id, directory, stdio)
+        with container.streams.open(nursery) as stdio, self.confinement.joins() as joins:
+            try:
+                started = await realm.runtime.run(spec.id, directory, stdio, joins)
+            except RuntimeFailed as exc:
+                raise self.confinement.explain(exc) from None
         self.process = started.process
         teardown.push("kill the container", self._kill_first)
         container.streams.accept_terminal(started.terminal)
+        self.confinement.settle()
         self.started_at = trio.current_time()
         return started
 
@@ -91,6 +100,8 @@ class Round:
         assert self.process is not None
         if self.process.status is None:
             self._container.tell("kill", signal=str(int(signals.SIGKILL)))
+        await self.process.kill()
+        await self.confinement.thaw()  # v1: what is frozen can't die
         await self.process.kill_and_wait()
         assert self.process.status is not None
         self._end(self.process.status)
@@ -99,6 +110,9 @@ class Round:
         if self.status is None:
             self.status = status
             self.ended.set()
+            self._container.oom_killed = self.confinement.oom_killed
+            if self._container.oom_killed:
+                self._container.tell("oom")
             self._container.round_ended(status, trio.current_time() - (self.started_at or 0))
 
     async def _take_down(self, teardown: Teardown, failure: Exception | None) -> None:

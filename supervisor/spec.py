@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from supervisor.cgroups.devices import DeviceRule
+from supervisor.cgroups.limits import Limits
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.ports import PortMapping
 from supervisor.restart import NEVER, RestartPolicy
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from supervisor.container import Container
     from supervisor.realm import Realm
 
-NO_STDIO = Stdio()
+NO_STDIO, NO_LIMITS = Stdio(), Limits()
 
 
 class State(StrEnum):
@@ -26,6 +28,7 @@ class State(StrEnum):
     CREATED = "created"
     RUNNING = "running"
     RESTARTING = "restarting"  # from the end of a round to the start of the next
+    PAUSED = "paused"  # asked of the kernel: see Container.observed_state
     STOPPED = "stopped"
 
 
@@ -47,6 +50,7 @@ class Prepared:
     netns: str | None  # path in the sandbox; None with the host's network
     attachments: tuple[Attachment, ...]
     realm: Realm
+    cgroup_version: int | None = None  # of the container's own cgroup, if it has one
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class ContainerSpec:
     host_network: bool = False
     shares: Container | None = None  # whose network namespace it is to have
     netns_path: str | None = None  # or that of this file on the host
+    limits: Limits = NO_LIMITS
+    device_rules: tuple[DeviceRule, ...] = ()  # empty: every device that it has a node of
     stdio: Stdio = NO_STDIO
     log_path: str | None = None  # background containers: stdout and stderr go there
     keep_stdin: bool = False  # background containers: stdin stays open for `attach`

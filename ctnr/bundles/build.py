@@ -125,7 +125,7 @@ def build_bundle(
             run, facts, prepared, {at: path for at, (path, _) in files.items()}, devices.mounts, mapped
         ),
         linux=Linux(
-            namespaces=_namespaces(prepared.netns),
+            namespaces=_namespaces(prepared),
             sysctl=build_sysctls(run.sysctls, private_netns=prepared.netns is not None),
             devices=devices.nodes,
             # crun runs with its cgroup manager off and ignores them; runc, as real root, holds to them
@@ -214,6 +214,7 @@ def _mounts(
             defaults.MOUNT_MQUEUE,
             # the kernel refuses sysfs where the netns is not our user namespace's
             defaults.mount_sys(writable=run.privileged, from_host=prepared.netns is None and facts.rootless),
+            *((defaults.mount_cgroup(writable=run.privileged),) if prepared.cgroup_version == 2 else ()),
             *devices,
         )
     }
@@ -233,9 +234,11 @@ def _bind_file(destination: str, source: str, *, read_only: bool) -> Mount:
     return Mount(destination=destination, type="bind", source=source, options=options)
 
 
-def _namespaces(netns: str | None) -> tuple[Namespace, ...]:
-    own = tuple(Namespace(type=kind) for kind in ("pid", "ipc", "uts", "mount"))
-    return own if netns is None else (*own, Namespace(type="network", path=netns))
+def _namespaces(prepared: Prepared) -> tuple[Namespace, ...]:
+    """A cgroup of its own is seen as the root of all: what asks how much memory there is reads the limit."""
+    kinds = ("pid", "ipc", "uts", "mount", *(("cgroup",) if prepared.cgroup_version == 2 else ()))
+    own = tuple(Namespace(type=kind) for kind in kinds)
+    return own if prepared.netns is None else (*own, Namespace(type="network", path=prepared.netns))
 
 
 def _seccomp(run: Run, capabilities: Capabilities, profiles: SeccompProfiles) -> Compiled | None:

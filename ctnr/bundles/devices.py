@@ -9,9 +9,12 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from ctnr.bundles.capabilities import normal_name
 from ctnr.bundles.defaults import PRIVILEGED_DEVICES
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.spec import Device, DeviceRule, Mount
+from supervisor.cgroups.devices import DEFAULT_RULES
+from supervisor.cgroups.devices import DeviceRule as Filter
 
 _DENY_ALL = DeviceRule(allow=False, access="rwm")
 _ALLOW_ALL = DeviceRule(allow=True, access="rwm")
@@ -73,6 +76,28 @@ def build_devices(texts: Sequence[str], *, rootless: bool, privileged: bool) -> 
     return Devices(nodes=tuple(nodes.values()), rules=(_DENY_ALL, *rules))
 
 
+def device_filter(
+    texts: Sequence[str], cap_add: Sequence[str], *, rootless: bool, privileged: bool
+) -> tuple[Filter, ...]:
+    """What real root's container may use, where file modes and mounts can't see to it: a device cgroup is needed then.
+
+    That is when it may make nodes itself, or is to have a node only for reading or only for writing. Without real root
+    the kernel lets nobody make nodes, and a bind mount is read-only. Raises: BundleError.
+    """
+    if rootless or privileged:
+        return ()
+    wanted = [one for text in texts for one in _expand(parse_device(text), text)]
+    makes_nodes = any(normal_name(name) in ("ALL", "CAP_MKNOD") for name in cap_add)
+    if not makes_nodes and all({"r", "w"} <= set(one.access) for one in wanted):
+        return ()
+    nodes = [(one, _node(one)) for one in wanted]
+    # without a device to name, one that everybody may use anyway: an empty filter would be none
+    return (
+        tuple(Filter(node.type, node.major, node.minor, one.access) for one, node in nodes)
+        or DEFAULT_RULES[-1:]
+    )
+
+
 def _expand(one: _Wanted, text: str) -> Iterator[_Wanted]:
     """The device itself, or each below a directory (--device /dev/snd)."""
     try:
@@ -106,6 +131,13 @@ def _host_devices(directory: str) -> Iterator[str]:
 
 
 def _bind(one: _Wanted) -> Mount:
+    """Raises: BundleError if it is to do less than this user may: a read-only mount does not stop writing."""
+    for letter, word, mode in (("r", "reading", os.R_OK), ("w", "writing", os.W_OK)):
+        if letter not in one.access and os.access(one.host, mode):
+            raise BundleError(
+                f"device {one.host}:{one.access}: to keep it from {word} takes a device cgroup, which is real root's",
+                cure="give rw, or leave out the device",
+            )
     options = ("bind", "rprivate", "nosuid", "noexec", "rw" if "w" in one.access else "ro")
     return Mount(destination=one.container, type="bind", source=one.host, options=options)
 

@@ -21,7 +21,11 @@ _FALSE = ("0", "f", "false", "n", "no", "off")
 
 
 class Option:
-    """One flag. Kinds: flag (bool), text, list (may be repeated), number (int), size (bytes), seconds (float)."""
+    """One flag.
+
+    Kinds: flag (bool), text, list (may be repeated), number (int), decimal (float), size (bytes), limit (bytes, or -1),
+    seconds (float).
+    """
 
     __slots__ = ("aliases", "choices", "help", "key", "kind", "metavar", "name", "short")
 
@@ -86,6 +90,10 @@ class Parsed:
     def number(self, key: str) -> int | None:
         value = self._values[key]
         return None if value is None else int(value)  # type: ignore[arg-type]  # the parser has seen to it
+
+    def decimal(self, key: str) -> float | None:
+        value = self._values[key]
+        return None if value is None else float(value)  # type: ignore[arg-type]  # the parser has seen to it
 
     def seconds(self, key: str) -> float | None:
         value = self._values[key]
@@ -234,6 +242,10 @@ def _store(command: Command, values: dict[str, Value], option: Option, shown: st
             values[option.key] = int(text)
         elif kind == "size":
             values[option.key] = parse_size(text)
+        elif kind == "limit":
+            values[option.key] = -1 if text == "-1" else parse_size(text)
+        elif kind == "decimal":
+            values[option.key] = float(text)
         elif kind == "seconds":
             values[option.key] = parse_seconds(text)
         else:
@@ -242,6 +254,8 @@ def _store(command: Command, values: dict[str, Value], option: Option, shown: st
         expected = {
             "number": "a number",
             "size": "a size such as 64m",
+            "limit": "a size such as 64m, or -1 for no limit",
+            "decimal": "a number such as 1.5",
             "seconds": "a time such as 10s or 1m30s",
         }[kind]
         raise _usage(command, f"{shown}={text}: {expected} is expected") from None

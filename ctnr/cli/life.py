@@ -37,19 +37,19 @@ def attach(service: Service, options: Parsed) -> int:
 def start(service: Service, options: Parsed) -> int:
     if service.in_process:
         raise UsageError("--no-service start: nothing would keep it running", cure="leave out --no-service")
-    return _for_each(service, options, "start", {})
+    return for_each(service, options, "start", {})
 
 
 def stop(service: Service, options: Parsed) -> int:
-    return _for_each(service, options, "stop", {"seconds": options.seconds("time")})
+    return for_each(service, options, "stop", {"seconds": options.seconds("time")})
 
 
 def kill(service: Service, options: Parsed) -> int:
-    return _for_each(service, options, "kill", {"signal": options.text("signal") or "KILL"})
+    return for_each(service, options, "kill", {"signal": options.text("signal") or "KILL"})
 
 
 def remove(service: Service, options: Parsed) -> int:
-    return _for_each(service, options, "rm", {"force": options.flag("force")})
+    return for_each(service, options, "rm", {"force": options.flag("force")})
 
 
 def wait(service: Service, options: Parsed) -> int:
@@ -58,14 +58,14 @@ def wait(service: Service, options: Parsed) -> int:
     return 0
 
 
-def _for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any]) -> int:
+def for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any]) -> int:
     """One request for all that are named (or --all there are), and their names printed, as scripts expect."""
     names = list(options.args)
     if op != "start" and options.flag("all"):
         if names:
             raise UsageError(f"{op} --all takes no names")
         found = ask(service, {**base_request("ps"), "all": op == "rm"}, tell=Teller())
-        names = [row["id"] for row in found]
+        names = [row["id"] for row in found if op not in _STATES or row["state"] == _STATES[op]]
         if not names:
             return 0
     if not names:
@@ -76,6 +76,10 @@ def _for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any]
     return 0
 
 
+_STATES = {
+    "pause": "running",
+    "unpause": "paused",
+}  # --all of them means those for which there is something to do
 _ALL = Option("all", "flag", "all there are", short="a")
 _NAMES = "CONTAINER …"
 

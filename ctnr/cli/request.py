@@ -89,10 +89,28 @@ def run_request(options: Parsed, image: str | None, args: list[str]) -> Event:
             request[key] = options.number(key)
     if options.given("stop_timeout"):
         request["stop_timeout"] = options.seconds("stop_timeout")
+    if limits := limits_of(options):
+        request["limits"] = limits
     _image_policy(options, request)
     if environ := service_environ():
         request["environ"] = environ
     return request
+
+
+def limits_of(options: Parsed) -> Event:
+    """--memory, --cpus and the like, those that are given."""
+    limits: Event = {}
+    for key in ("memory", "memory_swap", "memory_reservation", "cpu_quota", "cpu_period", "cpu_shares"):
+        if options.given(key):
+            limits[key] = options.number(key)
+    for key in ("cpuset_cpus", "cpuset_mems"):
+        if options.given(key):
+            limits[key] = options.text(key)
+    if options.given("cpus"):
+        limits["cpus"] = options.decimal("cpus")
+    if options.given("pids_limit"):
+        limits["pids"] = options.number("pids_limit")
+    return limits
 
 
 def pull_request(options: Parsed, image: str) -> Event:

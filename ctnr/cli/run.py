@@ -23,7 +23,27 @@ DETACH_KEYS = Option(
 )
 SIG_PROXY = Option("sig-proxy", "flag", "pass signals on to the program [true]")
 
+LIMIT_OPTIONS = (
+    Option(
+        "cpu-period",
+        "number",
+        "length of the period that --cpu-quota is of [100000]",
+        metavar="MICROSECONDS",
+    ),
+    Option("cpu-quota", "number", "processor time in each period", metavar="MICROSECONDS"),
+    Option("cpu-shares", "number", "weight where processors are contended [1024]", short="c", metavar="N"),
+    Option("cpus", "decimal", "how many processors' time it may use", metavar="N"),
+    Option("cpuset-cpus", "text", "processors that it may use", metavar="0-2,4"),
+    Option("cpuset-mems", "text", "memory nodes that it may use", metavar="0,1"),
+    Option("memory", "limit", "most memory, or -1", short="m", metavar="SIZE"),
+    Option("memory-reservation", "limit", "memory that is left to it when memory is short", metavar="SIZE"),
+    Option(
+        "memory-swap", "limit", "most memory and swap together, or -1 [twice the memory]", metavar="SIZE"
+    ),
+    Option("pids-limit", "number", "most processes and threads, or -1", metavar="N"),
+)
 CREATE_OPTIONS = (
+    *LIMIT_OPTIONS,
     Option("add-host", "list", "a line for /etc/hosts", metavar="NAME:IP"),
     Option("annotation", "list", "add an OCI annotation", metavar="KEY=VALUE"),
     Option(

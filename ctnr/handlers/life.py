@@ -39,7 +39,7 @@ async def wait(engine: Engine, request: requests.Wait, connection: Connection) -
     return statuses
 
 
-async def _each(names: tuple[str, ...], work: Any) -> list[str]:
+async def each(names: tuple[str, ...], work: Any) -> list[str]:
     """Do it for all at the same time, every one tried. Raises: ExceptionGroup, or the one error."""
     failed: list[Exception] = []
 
@@ -65,7 +65,7 @@ async def stop(engine: Engine, request: requests.Stop, connection: Connection) -
         if container is not None:
             await container.stop(request.seconds)
 
-    return await _each(request.containers, one)
+    return await each(request.containers, one)
 
 
 async def kill(engine: Engine, request: requests.Kill, connection: Connection) -> Any:
@@ -77,7 +77,7 @@ async def kill(engine: Engine, request: requests.Kill, connection: Connection) -
         if number == signals.SIGKILL:
             await container.wait_gone()
 
-    return await _each(request.containers, one)
+    return await each(request.containers, one)
 
 
 async def remove(engine: Engine, request: requests.Remove, connection: Connection) -> Any:
@@ -94,7 +94,7 @@ async def remove(engine: Engine, request: requests.Remove, connection: Connectio
             await container.wait_gone()
         await engine.remove(record)
 
-    return await _each(request.containers, one)
+    return await each(request.containers, one)
 
 
 TABLE: dict[type[msgspec.Struct], Any] = {

@@ -20,7 +20,7 @@ from supervisor.spec import State
 
 async def ps(engine: Engine, request: requests.Ps, connection: Connection) -> Any:
     rows = [engine.summary(record) for record in engine.records.all()]
-    return [row for row in rows if request.all or row["state"] == State.RUNNING]
+    return [row for row in rows if request.all or row["state"] in (State.RUNNING, State.PAUSED)]
 
 
 async def inspect(engine: Engine, request: requests.Inspect, connection: Connection) -> Any:

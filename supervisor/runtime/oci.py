@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -44,7 +44,7 @@ class Runtime:
         self._environment = {
             "PATH": DEFAULT_PATH, "XDG_RUNTIME_DIR": self._root, "_LIBCONTAINER_STATEDIR": sandbox.run_dir,
         }  # fmt: skip
-        # We set no limits through the runtime: cgroups are runtime/cgroups.py's, or none can be written at all.
+        # The runtime sets no limits: it is started in a cgroup that has them (supervisor/confinement.py).
         self._options = ["--root", self._root]
         if self.is_crun:
             self._options.append("--cgroup-manager=disabled")
@@ -60,21 +60,30 @@ class Runtime:
             return done.last_line()
         return None
 
-    async def run(self, container: str, directory: str, stdio: Stdio) -> Started:
+    async def run(self, container: str, directory: str, stdio: Stdio, joins: Sequence[int] = ()) -> Started:
         """Start the bundle at `directory` (config.json there, a path in the sandbox) as `container`.
 
+        `joins` are open cgroup.procs files: the runtime, and so all that it starts, runs in these cgroups.
         Raises: CommandNotFound, CommandNotExecutable, RuntimeFailed.
         """
-        return await self._start(["run", "--detach", "--bundle", directory], directory, container, stdio)
+        return await self._start(
+            ["run", "--detach", "--bundle", directory], directory, container, stdio, joins
+        )
 
-    async def exec(self, container: str, directory: str, process: bytes, stdio: Stdio) -> Started:
+    async def exec(
+        self, container: str, directory: str, process: bytes, stdio: Stdio, joins: Sequence[int] = ()
+    ) -> Started:
         """Start one more process (an OCI `process` object) in a running container; `directory` takes its files.
 
         Raises: as `run`.
         """
         await self._sandbox.write_files({f"{directory}/process.json": (0o600, process)})
         return await self._start(
-            ["exec", "--detach", "--process", f"{directory}/process.json"], directory, container, stdio
+            ["exec", "--detach", "--process", f"{directory}/process.json"],
+            directory,
+            container,
+            stdio,
+            joins,
         )
 
     async def delete(self, container: str) -> None:
@@ -88,7 +97,9 @@ class Runtime:
         if done.status and "does not exist" not in done.last_line():
             raise RuntimeFailed(f"{self.name} delete: {done.last_line()}")
 
-    async def _start(self, command: list[str], directory: str, container: str, stdio: Stdio) -> Started:
+    async def _start(
+        self, command: list[str], directory: str, container: str, stdio: Stdio, joins: Sequence[int]
+    ) -> Started:
         log = f"{directory}/runtime.log"
         argv = [self.program, *self._options, "--log", log, "--log-format", "json", *command]
         argv += ["--pid-file", f"{directory}/pid"]
@@ -98,11 +109,11 @@ class Runtime:
         try:
             with scope:
                 if stdio.tty:
-                    runner, terminal = await self._spawn_with_terminal([*argv], directory, container)
+                    runner, terminal = await self._spawn_with_terminal([*argv], directory, container, joins)
                 else:
                     runner = await self._sandbox.spawn(
                         [*argv, container], env=self._environment, cwd=directory,
-                        stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr,
+                        stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, joins=joins,
                     )  # fmt: skip
                 if await runner.wait():
                     raise await self._failure(log, command[0], runner.status or 1)
@@ -115,14 +126,14 @@ class Runtime:
             raise
 
     async def _spawn_with_terminal(
-        self, argv: list[str], directory: str, container: str
+        self, argv: list[str], directory: str, container: str, joins: Sequence[int]
     ) -> tuple[Process, int | None]:
         # not in `directory`: a socket's path has 107 bytes at most (unix(7)), and an id alone takes 64
         path = f"{self._sandbox.run_dir}/tty/{next(self._numbers)}"
         listener = await self._sandbox.listen(path)
         try:
             argv += ["--console-socket", path, container]
-            runner = await self._sandbox.spawn(argv, env=self._environment, cwd=directory)
+            runner = await self._sandbox.spawn(argv, env=self._environment, cwd=directory, joins=joins)
             return runner, await receive_terminal(listener, runner)
         finally:
             listener.close()

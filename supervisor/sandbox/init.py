@@ -104,6 +104,7 @@ class Init:
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.forks: dict[int, int] = {}  # pid of a fork at work → id of its request
+        self.at_end: dict[str, tuple[int, bytes]] = {}
         self.wake, wakeup = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in (self.wake, wakeup):
             end.setblocking(False)
@@ -131,7 +132,7 @@ class Init:
     def receive(self) -> None:
         message, descriptors = _receive(self.control)
         if not message:
-            os._exit(0)
+            self.end()
         request = marshal.loads(message)
         number = request.pop("id")
         operation = getattr(self, "op_" + request.pop("op"))
@@ -166,8 +167,13 @@ class Init:
 
     # What the supervisor may ask. Each returns (reply, descriptors); (None, []) where a fork answers.
 
-    def op_spawn(self, number, descriptors, argv, env, cwd, targets, netns):
-        """Start `argv`; descriptor i of the message becomes `targets[i]` in it, 0 to 2 are /dev/null unless given."""
+    def op_spawn(self, number, descriptors, argv, env, cwd, targets, netns, joins):
+        """Start `argv`; descriptor i of the message becomes `targets[i]` in it, 0 to 2 are /dev/null unless given.
+
+        The last `joins` descriptors are cgroup.procs files: it is in these cgroups from its first instruction.
+        """
+        if joins:
+            return self._spawn_joined(descriptors[-joins:], descriptors[:-joins], argv, env, cwd, targets)
         if netns is not None:
             return self._fork(
                 number, lambda: self._exec_in(netns, descriptors, argv, env, cwd, targets), reports=False
@@ -192,8 +198,47 @@ class Init:
                 os.chdir("/")
         return {"pid": pid}, []
 
+    def _spawn_joined(self, joins, descriptors, argv, env, cwd, targets):
+        """Fork, join, exec; the pipe closes at the exec, or tells what went wrong before it."""
+        told, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for join in joins:
+                    os.write(join, b"0")
+                self._exec_in(None, descriptors, argv, env, cwd, targets)
+            except OSError as exc:
+                os.write(tell, str(exc.errno or 5).encode())
+            finally:
+                os._exit(127)
+        os.close(tell)
+        error = os.read(told, 16)
+        os.close(told)
+        if error:
+            os.waitpid(pid, 0)
+            raise OSError(int(error), f"start in its cgroup: {os.strerror(int(error))}", argv[0])
+        return {"pid": pid}, []
+
+    def op_at_end(self, number, descriptors, name, content):
+        """Keep a descriptor, to which `content` is written when the supervisor goes; None gives it up."""
+        if content is not None:
+            self.at_end[name] = (os.dup(descriptors[0]), content)
+        elif name in self.at_end:
+            os.close(self.at_end.pop(name)[0])
+        return {}, []
+
+    def end(self):
+        """The supervisor has gone: so does all of this pid namespace."""
+        for descriptor, content in self.at_end.values():
+            try:
+                os.write(descriptor, content)
+            except OSError:
+                pass
+        os._exit(0)
+
     def _exec_in(self, netns, descriptors, argv, env, cwd, targets):
-        _enter_netns(netns)
+        if netns is not None:
+            _enter_netns(netns)
         os.setsid()
         os.chdir(cwd)
         actions, _ = _file_actions(descriptors, targets)

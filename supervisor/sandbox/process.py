@@ -60,10 +60,14 @@ class Process:
         if self.status is None:
             await self._sandbox.call("kill", pid=self.pid, signal=int(number), group=group)
 
+    async def kill(self) -> None:
+        """SIGKILL to it and its group; nothing if it has ended."""
+        if self.status is None and not self._sandbox.gone:
+            await self.signal(signals.SIGKILL, group=True)
+            await self.signal(signals.SIGKILL)
+
     async def kill_and_wait(self) -> None:
         """SIGKILL to its group, shielded until it is reaped."""
         with trio.CancelScope(shield=True):
-            if self.status is None and not self._sandbox.gone:
-                await self.signal(signals.SIGKILL, group=True)
-                await self.signal(signals.SIGKILL)
+            await self.kill()
             await self._ended.wait()

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from supervisor.errors import SandboxError
+from supervisor.processes import map_children
 from supervisor.sandbox.capture import open_capture, open_input, read_capture
 from supervisor.sandbox.descriptors import close_all
 from supervisor.sandbox.idmap import write_maps
@@ -43,6 +44,7 @@ class Sandbox:
         self._channel = channel
         self._processes: dict[int, Process] = {}
         self._ends: dict[int, int] = {}
+        self._host_pids: dict[int, int] = {}
         self.call_raw = channel.call
 
     @property
@@ -81,11 +83,13 @@ class Sandbox:
         stderr: int | None = None,
         pass_fds: Mapping[int, int] | None = None,
         netns: str | None = None,
+        joins: Sequence[int] = (),
     ) -> Process:
         """Start a program in a session of its own; descriptors that are not given are /dev/null.
 
         `pass_fds` maps numbers in the program to descriptors here, which stay the caller's. `netns` is a path in the
-        sandbox. Raises: OSError (FileNotFoundError if it is not there), SandboxError.
+        sandbox. `joins` are open cgroup.procs files: it runs in these cgroups from its first instruction on.
+        Raises: OSError (FileNotFoundError if it is not there), SandboxError.
         """
         environment = (
             dict(env) if env is not None else {"PATH": DEFAULT_PATH, "HOME": os.environ.get("HOME", "/")}
@@ -94,8 +98,8 @@ class Sandbox:
         descriptors |= {target: own for target, own in enumerate((stdin, stdout, stderr)) if own is not None}
         program = argv[0] if "/" in argv[0] else find_program(argv[0], environment.get("PATH"))
         reply, _ = await self.call_raw(
-            "spawn", tuple(descriptors.values()), argv=[program, *argv[1:]], env=environment, cwd=cwd,
-            targets=list(descriptors), netns=netns,
+            "spawn", (*descriptors.values(), *joins), argv=[program, *argv[1:]], env=environment, cwd=cwd,
+            targets=list(descriptors), netns=netns, joins=len(joins),
         )  # fmt: skip
         assert reply.pid is not None
         return self.adopt(reply.pid)
@@ -150,8 +154,15 @@ class Sandbox:
                 self._processes.pop(pid).set_ended(9)
         return process
 
+    def host_pid(self, pid: int) -> int | None:
+        """The number here of a child of init's that init counts as `pid`; all are looked up when one is not known."""
+        if pid not in self._host_pids:
+            self._host_pids = map_children(self.init_pid)
+        return self._host_pids.get(pid)
+
     def on_exit(self, pid: int, wait_status: int) -> None:
         """init reaped a process. Ends of unknown ones are kept a while: their pid may be read only later."""
+        self._host_pids.pop(pid, None)
         if (process := self._processes.pop(pid, None)) is not None:
             process.set_ended(wait_status)
             return
@@ -164,6 +175,12 @@ class Sandbox:
         for process in list(self._processes.values()):
             process.set_ended(9)
         self._processes.clear()
+
+    async def at_end(self, name: str, descriptor: int | None, content: bytes | None = None) -> None:
+        """Have init write `content` to a descriptor when the supervisor dies; None takes that back."""
+        await self.call_raw(
+            "at_end", () if descriptor is None else (descriptor,), name=name, content=content
+        )
 
     # Files and mounts
 

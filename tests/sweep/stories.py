@@ -14,6 +14,7 @@ from typing import Any
 from netconf import NetworkList, load_builtin
 from supervisor import ContainerSpec
 from supervisor.bundle import open_bundle
+from supervisor.cgroups.limits import Limits
 from supervisor.network.ports import parse_ports
 from supervisor.runtime.stdio import Stdio
 from tests.sweep.stage import IMAGE, Stage
@@ -102,6 +103,18 @@ async def exec_in(stage: Stage, props: Props) -> None:
         assert (done.status, done.stdout) == (0, b"hi\n")
 
 
+async def confined(stage: Stage, props: Props) -> None:
+    """A cgroup from the start, more of it while the container runs, and a pause in which it ends."""
+    limits = Limits(memory=64 << 20, pids=20)
+    spec = dataclasses.replace(_spec(props, "sleep", "1000"), limits=limits)
+    async with stage.run(spec) as container:
+        await container.update(limits.merged(Limits(cpu_quota=50_000)))
+        await container.exec(["true"])
+        await container.confinement.pause()
+        await container.confinement.unpause()
+        await container.confinement.pause()
+
+
 async def detached(stage: Stage, props: Props) -> None:
     """As `ctnr run -d`, `logs`, `stop` and `rm` do it, over the service's socket."""
     args = ["sh", "-c", "echo up; exec sleep 1000"]
@@ -132,6 +145,7 @@ STORIES: dict[str, Story] = {
     "connect": connect,
     "relay": relay,
     "exec": exec_in,
+    "confined": confined,
     "detached": detached,
     "pull": pull,
 }

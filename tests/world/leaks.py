@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from tests.world import cgroups
+
 Snapshot = dict[str, dict[str, str]]
 """kind of thing → what it is known by → how a person would describe it"""
 
@@ -167,7 +169,13 @@ def _descriptors() -> dict[str, str]:
 
 
 def _cgroups() -> dict[str, str]:
-    return {folder: folder for folder, _, _ in os.walk("/sys/fs/cgroup")}
+    """Those below pytest's own ones: the others are other programs'."""
+    return {
+        folder: folder
+        for own in cgroups.current().values()
+        for folder, _, _ in os.walk(own)
+        if folder != str(own)
+    }
 
 
 def _files(folders: Iterable[Path]) -> dict[str, str]:

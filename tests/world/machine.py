@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.world import cgroups
+
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -39,6 +41,7 @@ class Machine:
     etc_upper: Path = Path("/run/.world/etc")
     var_lib_upper: Path = Path("/run/.world/lib")
     _outside: list[int] = field(default_factory=list)
+    _cgroups_before: dict[str, Path] = field(default_factory=dict)
 
     @property
     def bin(self) -> Path:
@@ -58,6 +61,7 @@ class Machine:
         """Remove what lies on disk; the namespaces go with the process."""
         for fd in self._outside:
             os.close(fd)
+        cgroups.leave_own(self._cgroups_before)
         subprocess.run(
             ["umount", "--lazy", str(self.python.parent.parent / "lib")], check=False, capture_output=True
         )
@@ -98,7 +102,8 @@ def enter_machine() -> Machine:
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
     python = _share_installation(root / "venv")
-    return Machine(root=root, user_id=_add_user(), python=python, _outside=outside)
+    before = cgroups.enter_own()
+    return Machine(root=root, user_id=_add_user(), python=python, _outside=outside, _cgroups_before=before)
 
 
 def run(argv: Sequence[str], *, stdin: bytes | None = None) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import watched_folders
-from tests.world import leaks
+from tests.world import cgroups, leaks
 from tests.world.machine import Machine, run
 from tests.world.people import Person
 
@@ -165,17 +165,10 @@ def file_in_etc(_: Machine) -> Iterator[str]:
 
 @contextmanager
 def control_group(_: Machine) -> Iterator[str]:
-    top = next(
-        (
-            path
-            for name in ("", "pids", "unified")
-            if (path := Path("/sys/fs/cgroup", name, "cgroup.procs")).exists()
-        ),
-        None,
-    )
+    top = next(iter(cgroups.current().values()), None)
     if top is None:
         pytest.skip("no cgroup file system")
-    folder = top.with_name("ctnr-left-here")
+    folder = top / "ctnr-left-here"
     folder.mkdir()
     yield f"cgroup: {folder}"
     folder.rmdir()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ctnr.bundles.capabilities import NAMES, build_capabilities
 from ctnr.bundles.defaults import CAPABILITIES
-from ctnr.bundles.devices import build_devices
+from ctnr.bundles.devices import build_devices, device_filter
 from ctnr.bundles.env import build_env
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.image import ImageProcess, load_image_config
@@ -127,16 +127,31 @@ def test_oom_is_clamped() -> None:
 
 def test_devices(tmp_path: Path) -> None:
     assert (
-        build_devices(("/dev/null:/dev/nothing:r",), rootless=True, privileged=False).mounts[0].destination
+        build_devices(("/dev/null:/dev/nothing:rw",), rootless=True, privileged=False).mounts[0].destination
         == "/dev/nothing"
     )
     node = build_devices(("/dev/null",), rootless=False, privileged=False)
     assert (node.nodes[0].type, node.nodes[0].major, node.nodes[0].minor) == ("c", 1, 3)
     assert node.rules[0].allow is False
-    for bad in ("null", "/dev/none-such", str(tmp_path / "f"), "/dev/null:/a:/b"):
+    for bad in ("null", "/dev/none-such", str(tmp_path / "f"), "/dev/null:/a:/b", "/dev/null:r"):
         (tmp_path / "f").touch()
         with pytest.raises(BundleError):
             build_devices((bad,), rootless=True, privileged=False)
+
+
+def test_device_cgroups_only_where_modes_do_not_do() -> None:
+    def rules(
+        *devices: str, cap: str = "CHOWN", rootless: bool = False, privileged: bool = False
+    ) -> list[str]:
+        return [
+            str(rule) for rule in device_filter(devices, [cap], rootless=rootless, privileged=privileged)
+        ]
+
+    assert rules() == rules("/dev/null") == rules("/dev/null:rw") == []
+    assert rules("/dev/null:r", "/dev/zero") == ["c 1:3 r", "c 1:5 rwm"]
+    assert rules("/dev/null:/dev/x:w", cap="mknod") == ["c 1:3 w"]
+    assert rules(cap="ALL") == ["c 136:* rwm"]
+    assert rules("/dev/null:r", cap="ALL", privileged=True) == rules("/dev/null:r", rootless=True) == []
 
 
 def test_mount_options(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ctnr.bundles.command import check_command, is_below
 from ctnr.bundles.devices import device_filter
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.image import ImageConfig, load_image_config
+from ctnr.bundles.log_options import build_log_options
 from ctnr.bundles.mounts import MountPlan, plan_mounts
 from ctnr.bundles.process import (
     build_args,
@@ -54,10 +55,6 @@ class Assembly:
         if config is None:
             config = self._configs[image.id] = load_image_config(image.config_bytes)
         return config
-
-    def config_of(self, image_id: str) -> ImageConfig | None:
-        """As `config`, of an image that has been used."""
-        return self._configs.get(image_id)
 
     def forget(self, record: Record) -> None:
         """The container has ended."""
@@ -107,6 +104,7 @@ class Assembly:
             device_rules=rules,
             stdio=stdio,
             log_path=log_path if not stdio.tty else None,
+            log_options=build_log_options(request, record.id, record.name),
             keep_stdin=request.interactive,
             stop_signal=parse_signal(signal),
             stop_seconds=10 if request.stop_timeout is None else request.stop_timeout,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import TextIO, cast
 
 import structlog
 import trio
@@ -178,6 +180,15 @@ def stop_thread() -> None:
             raise thread.error
 
 
+class _Stderr(io.TextIOBase):
+    """Standard error, where it can be written: a full disk must not end what logs."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            os.write(2, text.encode(errors="backslashreplace"))
+        return len(text)
+
+
 def configure_logging(level: str | None = None) -> None:
     """One JSON object per line on stderr; `level` (default `$CTNR_LOG_LEVEL` or info) and above."""
     import logging
@@ -192,7 +203,7 @@ def configure_logging(level: str | None = None) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, wanted, logging.INFO)),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
 

@@ -1,4 +1,4 @@
-"""A container as `ps` and `inspect` tell it. What runs is the supervisor's word, not the record's."""
+"""A container as `ps` tells it. What runs is the supervisor's word, not the record's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from ctnr.bundles.image import ImageConfig
 from ctnr.records import Record, parse_labels
 from supervisor.container import Container
 from supervisor.spec import State
@@ -40,23 +39,4 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
         ],
         "labels": parse_labels(record.request.labels),
         "bundle": record.bundle,
-    }
-
-
-def inspect(
-    record: Record, container: Container | None, *, log_path: str, config: ImageConfig | None
-) -> dict[str, Any]:
-    """Everything known of a container."""
-    networks = [
-        {"network": one.network.name, "ifname": one.ifname, "result": msgspec.Raw(bytes(one.result.raw))}
-        for one in (container.attachments if container is not None else ())
-    ]
-    return {
-        **summary(record, container),
-        "networks": networks,
-        "oom_killed": container.oom_killed if container is not None else record.oom_killed,
-        "cgroups": container.confinement.directories if container is not None else (),
-        "request": msgspec.to_builtins(record.request),
-        "log": log_path,
-        "config": msgspec.to_builtins(config) if config is not None else None,
     }

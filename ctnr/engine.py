@@ -14,8 +14,9 @@ import msgspec
 import structlog
 import trio
 
-from ctnr import __version__, describe, requests
+from ctnr import __version__, describe, inspection, requests
 from ctnr.assembly import Assembly
+from ctnr.bundles.log_options import check_log_options
 from ctnr.bundles.names import check_names
 from ctnr.bundles.resources import build_limits
 from ctnr.bundles.store import Bundle, BundleStore, new_file
@@ -67,6 +68,7 @@ class Engine:
         build_limits(request.limits)
         self._networks(request)  # a wrong name is told before an image is fetched
         check_names(request.name, request.hostname)
+        check_log_options(request)
         image = await self._image_of(request, report)
         process = self._assembly.config(image).config
         await self._make_room(request)
@@ -184,6 +186,8 @@ class Engine:
         record.finished, record.status = container.finished_at, container.status
         record.oom_killed = container.oom_killed
         record.error = str(container.error) if container.error is not None else None
+        output = container.streams.output.log
+        record.log_lost = output.lost.strerror if output is not None and output.lost is not None else None
         self._assembly.forget(record)
         bundle.close()
         if record.request.remove:
@@ -250,9 +254,10 @@ class Engine:
 
     def inspect(self, record: Record) -> dict[str, Any]:
         """Everything known of a container."""
-        return describe.inspect(
+        image = self.images.load(record.image_id)
+        return inspection.inspect(
             record, self.live(record), log_path=self.records.log_path(record),
-            config=self._assembly.config_of(record.image_id),
+            config=self._assembly.config(image) if image is not None else None,
         )  # fmt: skip
 
     def live(self, record: Record) -> Container | None:

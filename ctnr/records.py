@@ -31,6 +31,7 @@ class Record(msgspec.Struct, kw_only=True):
     status: int | None = None
     error: str | None = None
     oom_killed: bool = False
+    log_lost: str | None = None  # why its log is not whole
     bundle: str = ""
     request: Run
 

@@ -62,6 +62,9 @@ class Run(Request, tag="run"):
     shm_size: int | None = None  # bytes
     labels: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
+    log_driver: str | None = None  # None: k8s-file
+    log_max_bytes: int | None = None  # a log file is full then, and the next one begun
+    log_max_files: int | None = None
     stop_signal: str | None = None
     stop_timeout: float | None = None
     image_policy: str | None = None  # absolute path, or "insecure"
@@ -254,9 +257,10 @@ class Events(Request, tag="events"):
 
 
 class Logs(Request, tag="logs"):
-    container: str
+    """Each `item` event brings `container` (its place in the list) and `entries` (lines as they lie in the file)."""
+
+    containers: tuple[str, ...]
     follow: bool = False
-    timestamps: bool = False
     tail: int | None = None  # last N lines
     since: float | None = None  # Unix seconds
     until: float | None = None

@@ -23,7 +23,8 @@ from supervisor.network.membership import Membership
 from supervisor.network.ports import PortMapping
 from supervisor.restart import Backoff
 from supervisor.round import Round
-from supervisor.runtime.logs import LogLine, follow_log
+from supervisor.runtime.log_reader import follow_log
+from supervisor.runtime.logs import LogLine, LogWriter
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio, set_size
 from supervisor.runtime.streams import Streams
@@ -62,7 +63,7 @@ class Container:
         self.error: Exception | None = None
         self.limits = spec.limits
         self.backoff = Backoff(spec.restart)
-        self.streams = Streams(spec.stdio, spec.log_path, keep_stdin=spec.keep_stdin)
+        self.streams = Streams(spec.stdio, spec.log_path, spec.log_options, keep_stdin=spec.keep_stdin)
         self._find_realm = find_realm
         self._scope = trio.CancelScope()
         self._exited, self._gone = trio.Event(), trio.Event()
@@ -287,8 +288,8 @@ class Container:
         Who leaves the loop early closes it: `async with aclosing(container.logs()) as lines`. Raises: WrongState.
         """
         log = self.streams.output.log
-        if log is None:
-            raise WrongState(f"container {self.name} has no log", cure="start it with one")
+        if not isinstance(log, LogWriter):
+            raise WrongState(f"container {self.name} has no log", cure="start it with one in a file")
         return follow_log(log.path, log if follow else None)
 
     async def signal(self, number: int) -> None:

@@ -13,13 +13,14 @@ from supervisor.cgroups.limits import Limits
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.ports import PortMapping
 from supervisor.restart import NEVER, RestartPolicy
+from supervisor.runtime.logs import LogOptions
 from supervisor.runtime.stdio import Stdio
 
 if TYPE_CHECKING:
     from supervisor.container import Container
     from supervisor.realm import Realm
 
-NO_STDIO, NO_LIMITS = Stdio(), Limits()
+NO_STDIO, NO_LIMITS, DEFAULT_LOG = Stdio(), Limits(), LogOptions()
 
 
 class State(StrEnum):
@@ -94,6 +95,7 @@ class ContainerSpec:
     device_rules: tuple[DeviceRule, ...] = ()  # empty: every device that it has a node of
     stdio: Stdio = NO_STDIO
     log_path: str | None = None  # background containers: stdout and stderr go there
+    log_options: LogOptions = DEFAULT_LOG
     keep_stdin: bool = False  # background containers: stdin stays open for `attach`
     stop_signal: int = signals.SIGTERM
     stop_seconds: float = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ctnr.cli.grammar import Command, Option, Parsed
-from ctnr.cli.looking import parse_moment
+from ctnr.cli.moment import parse_moment
 from ctnr.cli.output import parse_filters, write
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller

@@ -170,12 +170,15 @@ def cat_config(service: Service, options: Parsed) -> int:
 
 def inspect(service: Service, options: Parsed) -> int:
     """The configurations of images, as a list."""
-    found = [
-        ask(service, {**base_request("image-config"), "image": name}, tell=Teller()) for name in options.args
-    ]
+    found = inspect_images(service, options.args)
     form = options.text("format")
     list_rows(found, {}, format="json" if form is None else form)
     return 0
+
+
+def inspect_images(service: Service, names: list[str]) -> list[Event]:
+    """Their configurations. Raises: ClientError."""
+    return [ask(service, {**base_request("image-config"), "image": name}, tell=Teller()) for name in names]
 
 
 def absolute_reference(image: str) -> str:

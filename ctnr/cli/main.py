@@ -27,7 +27,7 @@ COMMANDS = {
     "ps": ("ps", "list containers"),
     "events": ("events", "show what happens to containers as it happens"),
     "attach": ("life", "connect the terminal to a container that runs"),
-    "logs": ("looking", "show what a background container has written"),
+    "logs": ("logs", "show what a background container has written"),
     "inspect": ("looking", "show all that is known about containers"),
     "start": ("life", "start containers that were made or have ended"),
     "stop": ("life", "ask containers to end, and kill them if they do not"),

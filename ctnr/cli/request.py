@@ -8,7 +8,7 @@ from __future__ import annotations
 import posix as os
 
 from ctnr import __version__
-from ctnr.cli.grammar import Parsed
+from ctnr.cli.grammar import Parsed, parse_size
 from ctnr.client.environ import absolute, lookup, names
 from ctnr.client.errors import ClientError, UsageError
 
@@ -24,7 +24,8 @@ STEERING = (
 
 # option → field, where nothing happens to the value on its way
 _PLAIN_TEXT = (
-    "name", "bundle", "workdir", "user", "hostname", "stop_signal", "pull", "platform", "ip", "mac_address:mac",
+    "name", "bundle", "workdir", "user", "hostname", "stop_signal", "log_driver", "pull",
+    "platform", "ip", "mac_address:mac",
 )  # fmt: skip
 _PLAIN_LIST = (
     "publish", "tmpfs", "group_add", "dns", "dns_search", "cap_add", "cap_drop", "ulimit:ulimits", "sysctl:sysctls",
@@ -91,6 +92,7 @@ def run_request(options: Parsed, image: str | None, args: list[str]) -> Event:
         request["stop_timeout"] = options.seconds("stop_timeout")
     if limits := limits_of(options):
         request["limits"] = limits
+    _log_options(options.list("log_opt"), request)
     _image_policy(options, request)
     if environ := service_environ():
         request["environ"] = environ
@@ -271,6 +273,20 @@ def _security(options: Parsed, request: Event) -> None:
         request["seccomp"] = seccomp if seccomp == "unconfined" else _existing(seccomp, "--seccomp")
     if no_new_privileges:
         request["no_new_privileges"] = True
+
+
+def _log_options(entries: list[str], request: Event) -> None:
+    for entry in entries:
+        key, _, value = entry.partition("=")
+        try:
+            if key == "max-size":
+                request["log_max_bytes"] = parse_size(value)
+            elif key == "max-file" and int(value) > 0:
+                request["log_max_files"] = int(value)
+            else:
+                raise ValueError(entry)
+        except ValueError:
+            raise UsageError(f"--log-opt={entry}: not known", cure="max-size=10m or max-file=3") from None
 
 
 def _image_policy(options: Parsed, request: Event) -> None:

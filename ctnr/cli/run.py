@@ -78,6 +78,13 @@ CREATE_OPTIONS = (
     Option("ip", "text", "address on its one network", metavar="ADDRESS"),
     Option("label", "list", "add a label", short="l", metavar="KEY=VALUE"),
     Option("label-file", "list", "read labels from a file, one a line", metavar="FILE"),
+    Option("log-driver", "text", "where background output goes: k8s-file, journald, none", metavar="DRIVER"),
+    Option(
+        "log-opt",
+        "list",
+        "max-size=SIZE of a log file, max-file=N of them",
+        metavar="KEY=VALUE",
+    ),
     Option("mac-address", "text", "MAC address on its one network", metavar="MAC"),
     Option("mount", "list", "mount something: type=bind|volume|tmpfs,source=…,target=…", metavar="SPEC"),
     Option("name", "text", "name of the container", metavar="NAME"),

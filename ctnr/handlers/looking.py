@@ -1,8 +1,7 @@
-"""Looking at containers: ps, inspect, logs."""
+"""Looking at containers: ps, inspect."""
 
 from __future__ import annotations
 
-import os
 import time
 from math import inf
 from typing import Any
@@ -12,8 +11,6 @@ import trio
 
 from ctnr import requests
 from ctnr.engine import Engine
-from supervisor.errors import SupervisorError
-from supervisor.runtime.logs import follow_log
 from supervisor.service.server import Connection
 from supervisor.spec import State
 
@@ -42,48 +39,8 @@ async def events(engine: Engine, request: requests.Events, connection: Connectio
         await connection.send("item", value=event)
 
 
-async def logs(engine: Engine, request: requests.Logs, connection: Connection) -> Any:
-    """Stream the lines as `item` events: {stream, data (base64), time}."""
-    record = engine.records.get(request.container)
-    path = engine.records.log_path(record)
-    container = engine.live(record)
-    if not os.path.exists(path) and (container is None or container.streams.output.log is None):
-        raise SupervisorError(
-            f"container {record.name} has no log: its output went to the terminal that started it",
-            cure="containers that run with -d have one",
-        )
-    writer = container.streams.output.log if container is not None and request.follow else None
-    kept: list[Any] = []
-    async for line in follow_log(path, None if request.tail is not None else writer):
-        if _wanted(request, line.time):
-            if request.tail is None:
-                await _send_line(connection, line)
-            else:
-                kept.append(line)
-                del kept[: -request.tail or len(kept)]
-    for line in kept:
-        await _send_line(connection, line)
-    if request.tail is not None and writer is not None:
-        last = kept[-1].time if kept else 0.0
-        async for line in follow_log(path, writer):
-            if line.time > last and _wanted(request, line.time):
-                await _send_line(connection, line)
-    return None
-
-
-def _wanted(request: requests.Logs, time: float) -> bool:
-    return (request.since is None or time >= request.since) and (
-        request.until is None or time <= request.until
-    )
-
-
-async def _send_line(connection: Connection, line: Any) -> None:
-    await connection.send("item", value={"stream": line.stream, "data": line.data, "time": line.time})
-
-
 TABLE: dict[type[msgspec.Struct], Any] = {
     requests.Ps: ps,
     requests.Inspect: inspect,
     requests.Events: events,
-    requests.Logs: logs,
 }

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import trio
 
-from supervisor.runtime.logs import LogWriter
+from supervisor.runtime.logs import Log
 
 CHUNK_BYTES = 1 << 16
 SLOW_READER_SECONDS = 5
@@ -16,7 +16,7 @@ SLOW_READER_SECONDS = 5
 class Output:
     """One container's output. `log` may be None (nothing is kept)."""
 
-    def __init__(self, log: LogWriter | None) -> None:
+    def __init__(self, log: Log | None) -> None:
         self.log = log
         self._readers: dict[trio.lowlevel.FdStream, None] = {}
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import trio
 
-from supervisor.runtime.logs import LogWriter
+from supervisor.runtime.logs import LogOptions, open_log
 from supervisor.runtime.output import Output
 from supervisor.runtime.stdio import Stdio, set_size
 from supervisor.sandbox.descriptors import close_all
@@ -24,11 +24,15 @@ class Streams:
     each, and goes to the log from the second round on at the latest.
     """
 
-    def __init__(self, stdio: Stdio, log_path: str | None, *, keep_stdin: bool) -> None:
+    def __init__(
+        self, stdio: Stdio, log_path: str | None, log_options: LogOptions, *, keep_stdin: bool
+    ) -> None:  # fmt: skip
         self.terminal: int | None = None
         self.stdin: int | None = None
-        self.output = Output(LogWriter(log_path) if log_path else None)
+        self.output = Output(open_log(log_path, log_options) if log_path else None)
         self._stdio = stdio
+        self._log_options = log_options
+        self._terminal_is_ours = False  # nobody else reads it
         self._piped = log_path is not None and not stdio.tty
         self._keep_stdin = keep_stdin
         self._kept: list[int] = []  # for the rounds to come
@@ -62,12 +66,13 @@ class Streams:
         self.terminal = terminal
         if terminal is not None:
             set_size(terminal, self._stdio.rows, self._stdio.columns)
-            if self.output.log is not None:
+            if self._terminal_is_ours:
                 self._start_pump(os.dup(terminal), "stdout")
 
     def take_over_terminal(self, log_path: str) -> None:
         """The terminal's output goes to a log from here: its client has detached."""
-        self.output.log = LogWriter(log_path)
+        self.output.log = open_log(log_path, self._log_options)
+        self._terminal_is_ours = True
         if self.terminal is not None:
             self._start_pump(os.dup(self.terminal), "stdout")
 

@@ -27,7 +27,7 @@ def test_a_life_in_the_background(me: Person, names: list[str]) -> None:
         ).ok.stdout
         == "7\n/tmp\nb\n"
     )
-    assert json.loads(me.ctnr("inspect", "web").ok.stdout)[0]["state"] == "running"
+    assert json.loads(me.ctnr("inspect", "web").ok.stdout)[0]["State"]["Status"] == "running"
     logs = me.ctnr("logs", "web").ok
     assert (logs.stdout, logs.stderr) == ("first\n", "problem\n")
     stamped = me.ctnr("logs", "--timestamps", "--tail=2", "web").ok

@@ -32,7 +32,7 @@ def detail(person: Person, name: str, template: str) -> str:
 
 def group_of(person: Person, name: str) -> dict[str, Path]:
     """The container's cgroup by tree, as the kernel tells it of its first process."""
-    pid = detail(person, name, "{{.pid}}")
+    pid = detail(person, name, "{{.State.Pid}}")
     tops = cgroups.current()
     own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
     its = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
@@ -68,7 +68,7 @@ def test_limits_are_the_kernels(root: Person, names: list[str]) -> None:
         ("pids", "pids.max"): 20,
     }
     assert {key: int((group[key[0]] / key[1]).read_text()) for key in expected} == expected
-    first = Path(f"/proc/{detail(root, 'tight', '{{.pid}}')}/cgroup").read_text()
+    first = Path(f"/proc/{detail(root, 'tight', '{{.State.Pid}}')}/cgroup").read_text()
     assert root.ctnr("exec", "tight", "cat", "/proc/self/cgroup").ok.stdout == first
 
 
@@ -77,11 +77,11 @@ def test_out_of_memory_is_told(root: Person, names: list[str]) -> None:
     root.ctnr(*run, f"exec {EATS_50_MB}").ok  # noqa: B018
     names.append("eater")
     assert root.ctnr("wait", "eater").ok.stdout == "137\n"
-    assert detail(root, "eater", "{{.OOMKilled}} {{.status}}") == "true 137"
+    assert detail(root, "eater", "{{.State.OOMKilled}} {{.State.ExitCode}}") == "true 137"
     root.ctnr("update", "-m", "128m", "eater").ok  # noqa: B018 -- kept for the next start
     root.ctnr("start", "eater").ok  # noqa: B018
     assert root.ctnr("wait", "eater").ok.stdout == "0\n"
-    assert detail(root, "eater", "{{.OOMKilled}}") == "false"
+    assert detail(root, "eater", "{{.State.OOMKilled}}") == "false"
 
 
 def test_processes_are_counted(root: Person) -> None:
@@ -158,7 +158,7 @@ def test_a_user_cannot_pause_without_delegation(me: Person, names: list[str]) ->
     assert done.status == 125
     assert "pause: cgroup" in done.stderr
     assert "Delegate=yes" in done.stderr
-    assert detail(me, "free", "{{.state}}") == "running"
+    assert detail(me, "free", "{{.State.Status}}") == "running"
 
 
 def test_info_names_the_controllers(root: Person) -> None:
@@ -180,7 +180,7 @@ def ticking(person: Person, name: str, *flags: str) -> Callable[[], int]:
 
 def check_pause(person: Person, count: Callable[[], int], name: str) -> None:
     person.ctnr("pause", name).ok  # noqa: B018
-    assert detail(person, name, "{{.state}}") == "paused"
+    assert detail(person, name, "{{.State.Status}}") == "paused"
     assert "(paused)" in person.ctnr("ps", "--filter", f"name={name}").ok.stdout
     first = count()
     time.sleep(0.2)
@@ -298,7 +298,9 @@ def test_an_update_that_fails_changes_nothing(root: Person, names: list[str]) ->
     assert done.status == 125
     assert "container full uses" in done.stderr
     assert (group / "memory.limit_in_bytes").read_text() == f"{64 << 20}\n"
-    assert json.loads(root.ctnr("inspect", "full").ok.stdout)[0]["request"]["limits"] == {"memory": 64 << 20}
+    assert json.loads(root.ctnr("inspect", "full").ok.stdout)[0]["Ctnr"]["Request"]["limits"] == {
+        "memory": 64 << 20
+    }
 
 
 def test_update_needs_something_to_change(me: Person) -> None:

@@ -110,7 +110,7 @@ def test_plugins_that_know_gc_are_told_who_lives(shop: Shop, names: list[str]) -
         names.append(name)
         shop.ctnr("run", "-d", f"--name={name}", f"--network={network}", "demo", "sleep", "1000").ok  # noqa: B018
     ids = shop.ctnr("ps", "-q", "--no-trunc").ok.stdout.split()
-    gone = json.loads(shop.ctnr("inspect", "gone").ok.stdout)[0]["id"]
+    gone = json.loads(shop.ctnr("inspect", "gone").ok.stdout)[0]["Id"]
     shop.keeper.tell(VERSION=MODERN, DEL=failing(5, "stuck"))
     shop.ctnr("rm", "-f", "gone")
     shop.keeper.tell(VERSION=MODERN)

@@ -13,7 +13,7 @@ import trio
 from netconf import load_builtin
 from supervisor import open_supervisor
 from supervisor.errors import CommandNotExecutable, CommandNotFound, NameInUse, SlirpError, WrongState
-from supervisor.runtime.logs import read_log
+from supervisor.runtime.log_reader import read_log
 from supervisor.spec import State
 from tests.ns.supervisor.helpers import KINDS, said_by, spec
 

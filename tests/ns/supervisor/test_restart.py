@@ -14,7 +14,7 @@ from netconf import load_builtin
 from supervisor import Container, ContainerSpec, Supervisor, open_supervisor
 from supervisor.errors import WrongState
 from supervisor.restart import Restart, RestartPolicy
-from supervisor.runtime.logs import read_log
+from supervisor.runtime.log_reader import read_log
 from supervisor.spec import Built, Prepared, State
 from tests.ns.supervisor.helpers import KINDS, Outlet, spec
 

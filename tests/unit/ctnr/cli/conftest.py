@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any, Union
 
@@ -38,6 +39,11 @@ NETWORK = {
         "nameservers": ["10.7.0.1"], "received": 1500, "sent": 20,
     }],
 }  # fmt: skip
+LOG = (
+    b"1970-01-01T00:00:00.500000000Z stdout F out\n"
+    b"1970-01-01T00:00:01.000000000Z stderr P er\n"
+    b"1970-01-01T00:00:01.000000001Z stderr F r\n"
+)
 IMAGE = {
     "id": "a" * 64, "names": ["localhost/demo:latest"], "digest": "sha256:" + "b" * 64, "size_bytes": 1_234_567,
     "created": "2026-01-31T12:00:00Z", "added": 1.0, "layers": 1,
@@ -62,8 +68,7 @@ class FakeService:
             "inspect": [_result([ROW])],
             "wait": [_result([0, 137])],
             "logs": [
-                {"event": "item", "value": {"stream": "stdout", "data": "b3V0Cg==", "time": 0.5}},
-                {"event": "item", "value": {"stream": "stderr", "data": "ZXJyCg==", "time": 1.0}},
+                {"event": "item", "value": {"container": 0, "entries": b64encode(LOG).decode()}},
                 _result(None),
             ],
             "pull": [_result({"id": IMAGE["id"], "names": IMAGE["names"]})],

@@ -158,9 +158,11 @@ def test_images(ctnr: Ctnr) -> None:
 def test_logs_go_where_they_came_from(ctnr: Ctnr) -> None:
     ctnr("logs", "-t", "web")
     assert (ctnr.out, ctnr.err) == (
-        "1970-01-01T00:00:00.500000Z out\n",
-        "1970-01-01T00:00:01.000000Z err\n",
+        "1970-01-01T00:00:00.500000000Z out\n",
+        "1970-01-01T00:00:01.000000000Z err\n",
     )
+    ctnr("logs", "--names", "web")
+    assert (ctnr.out, ctnr.err) == ("web out\n", "web err\n")
 
 
 def test_names_and_statuses_are_printed(ctnr: Ctnr) -> None:

@@ -24,14 +24,13 @@ from ctnr.images.progress import Report
 from ctnr.images.store import ImageStore
 from ctnr.images.view import Image
 from ctnr.name_servers import rewrite_for
-from ctnr.networks import Chosen, choose_networks, load_wished
+from ctnr.networks import Chosen, choose_networks, for_plugins, load_wished
 from ctnr.records import Record, Records, labels_of
 from netconf import search_path
 from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
 from supervisor.events import describe_event
 from supervisor.network.attachment import Attachment
-from supervisor.network.plugins import default_cni_path
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
@@ -299,9 +298,7 @@ class Engine:
         """What a request's networks come to. Raises: NetconfError, SupervisorError."""
         environ = caller_environment(request.environ)
         default = "default" if self.supervisor.privileged and not request.rootless else "slirp"
-        return choose_networks(
-            request, default, search_path(environ, environ.get("HOME")), cni_path=default_cni_path(environ)
-        )
+        return choose_networks(request, default, search_path(environ, environ.get("HOME")), environ)
 
     async def connect(
         self,
@@ -321,8 +318,8 @@ class Engine:
         directories = search_path(environ, environ.get("HOME"))
         found, wishes = load_wished(network, directories, ip=ip, mac=mac)
         aliases = (*wishes.pop("aliases", ()), *aliases)
-        cni_path = default_cni_path(environ)
-        attachment = await container.membership.connect(found, aliases=aliases, cni_path=cni_path, **wishes)
+        told = for_plugins(environ)
+        attachment = await container.membership.connect(found, aliases=aliases, **told, **wishes)
         await rewrite_for(container, self.supervisor, self.records)
         return attachment
 

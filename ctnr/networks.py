@@ -29,9 +29,11 @@ from netconf import (
     is_builtin,
     list_networks,
     load_network,
+    parse_cni_args,
 )
 from supervisor.errors import NameInUse, NotFound, SupervisorError
 from supervisor.network.attachment import NetworkRequest, number_interfaces
+from supervisor.network.plugins import default_cni_path
 from supervisor.network.slirp_conf import SlirpOptions, check_mac, decode_options
 from supervisor.network.wishes import with_first_plugin
 
@@ -60,10 +62,31 @@ class Chosen:
     path: str | None = None
 
 
+def for_plugins(environ: Mapping[str, str], run: requests.Run | None = None) -> dict[str, Any]:
+    """Fields of NetworkRequest for plugins: CNI_PATH and CNI_ARGS, and CAP_ARGS as the tools of CNI have it.
+
+    Raises: NetconfError, SupervisorError.
+    """
+    text = environ.get("CAP_ARGS", "")
+    try:
+        given = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+    except msgspec.MsgspecError as exc:
+        raise SupervisorError(
+            f"CAP_ARGS {text!r}: {exc}", cure='write it like {"bandwidth": {"ingressRate": 1000000}}'
+        ) from None
+    if run is not None and (run.dns or run.dns_search or run.dns_options) and "none" not in run.dns:
+        given.setdefault("dns", {"servers": run.dns, "searches": run.dns_search, "options": run.dns_options})
+    return {
+        "cni_path": default_cni_path(environ),
+        "cni_args": parse_cni_args(environ.get("CNI_ARGS", "")),
+        "capability_args": given,
+    }
+
+
 def choose_networks(
-    run: requests.Run, default: str, directories: Sequence[str], *, cni_path: tuple[str, ...] = ()
+    run: requests.Run, default: str, directories: Sequence[str], environ: Mapping[str, str]
 ) -> Chosen:
-    """Raises: NetconfError, SupervisorError."""
+    """`environ` is the caller's. Raises: NetconfError, SupervisorError."""
     names = (default,) if run.networks is None else run.networks
     for name in names:
         kind, _, value = name.partition(":")
@@ -84,14 +107,13 @@ def choose_networks(
         raise SupervisorError(
             "--ip and --mac-address are for one network", cure="write --network=NAME:ip=ADDRESS,mac=ADDRESS"
         )
+    told = for_plugins(environ, run)
     loaded = [_load(name, directories) for name in names]
     numbered = number_interfaces([network for network, _ in loaded])
     common = {key: value for key, value in (("ip", run.ip), ("mac", run.mac)) if value is not None}
     return Chosen(
         requests=tuple(
-            NetworkRequest(
-                network=one.network, ifname=one.ifname, cni_path=cni_path, **{**_wishes(common), **own}
-            )
+            NetworkRequest(network=one.network, ifname=one.ifname, **{**told, **_wishes(common), **own})
             for one, (_, own) in zip(numbered, loaded, strict=True)
         )
     )

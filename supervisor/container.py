@@ -105,7 +105,9 @@ class Container:
             if self._announce is not None:
                 raise WrongState(f"container {self.name} was ended while it was being started")
         except Exception as exc:
-            raise single_error(exc) from None
+            if self._announce is not None:
+                raise single_error(exc) from None
+            self._round_failed(single_error(exc))  # its clean-up, after it was cancelled
         finally:
             try:
                 await self._leave()

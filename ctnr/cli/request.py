@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 STEERING = (
-    "NETCONFPATH", "CNI_PATH", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME",
-    "CONTAINERS_REGISTRIES_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR", *PROXIES, *[name.upper() for name in PROXIES],
+    "NETCONFPATH", "CNI_PATH", "CNI_ARGS", "CAP_ARGS", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME", "CONTAINERS_REGISTRIES_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR", *PROXIES,
+    *[name.upper() for name in PROXIES],
 )  # fmt: skip
 
 # option → field, where nothing happens to the value on its way

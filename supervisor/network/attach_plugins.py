@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from netconf import AttachmentArgs, NetworkList, Result
-from supervisor.errors import AttachmentError, PluginError
+from supervisor.errors import AttachmentError
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.name_service import NameService
 from supervisor.network.netlink import Netlink, add_network_broadcast, link_exists, open_socket_in
@@ -71,19 +71,21 @@ class PluginNetworks:
         assert container.netns is not None
         ports = reservation.mappings
         network = with_portmap(request.network) if ports else request.network
-        capability_args: dict[str, Any] = {}
+        names = (container.name, *request.aliases, *container.spec.aliases)
+        capability_args: dict[str, Any] = {"aliases": list(names), **request.capability_args}
         if ports:
             capability_args["portMappings"] = [self._inner(one).to_cni() for one in ports]
         if request.ip is not None:
             capability_args["ips"] = [request.ip]
         if request.mac is not None:
             capability_args["mac"] = request.mac
-        network = with_capabilities(network, [key for key in ("ips", "mac") if key in capability_args])
+        wanted = {"ips": request.ip, "mac": request.mac}
+        network = with_capabilities(network, [key for key, value in wanted.items() if value is not None])
         args = AttachmentArgs(
             container_id=container.id,
             ifname=request.ifname,
             netns=container.netns,
-            cni_args=(("IgnoreUnknown", "1"),),
+            cni_args=(("IgnoreUnknown", "1"), *request.cni_args),
             capability_args=capability_args,
             cni_path=request.cni_path or default_cni_path(os.environ),
         )
@@ -108,7 +110,6 @@ class PluginNetworks:
             teardown.push("free the host's ports", partial(_close, kept))
         reservation.close()
         teardown.push("forget its names", partial(self._names.leave, network.name, container.id))
-        names = (container.name, *request.aliases, *container.spec.aliases)
         served = await self._names.join(network, container.id, names, result)
         return Attachment(
             network=network,
@@ -126,11 +127,7 @@ class PluginNetworks:
         record = self.records.load(container_id, attachment.ifname)
         if record is None or record.result is None:
             raise AttachmentError(f"network {attachment.network.name}: there is no record of the attachment")
-        try:
-            await self.runner.check_network(record.network, record.args, record.result)
-        except PluginError as exc:
-            if exc.plugin != "portmap":  # up to 1.1.1 it fails always (its issue 819)
-                raise
+        await self.runner.check_network(record.network, record.args, record.result)
 
     async def detach(self, record: AttachmentRecord) -> None:
         """DEL, and a look whether it is true. The record stays until it is.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from netconf import NetworkList, Result
 from supervisor.network.ports import PortMapping
@@ -22,6 +23,10 @@ class NetworkRequest:
     mac: str | None = None
     aliases: tuple[str, ...] = ()  # on this network only
     cni_path: tuple[str, ...] = ()  # where its plugins are; (): by our own environment
+    cni_args: tuple[tuple[str, str], ...] = ()  # CNI_ARGS
+    capability_args: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # for those plugins that have the capability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from supervisor.network.journal import JOURNAL_DIR, LEASE_DIR
 from supervisor.sandbox.sandbox import PACKAGES
 from supervisor.spec import State
 from tests.ns.supervisor.helpers import KINDS, Outlet, said_by, spec
+from tests.world.plugins import NoopPlugin
 
 
 @KINDS
@@ -117,6 +118,27 @@ async def test_what_a_plugin_says_reaches_the_caller(
             async with supervisor.run(spec(bundle, ["true"], networks=[network])):
                 pass
     assert (107, "broken", "ADD") == (caught.value.code, caught.value.plugin, caught.value.command)
+
+
+@KINDS
+async def test_a_plugin_that_hangs_fails_its_container_alone(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rootless: bool
+) -> None:
+    stuck = NoopPlugin(tmp_path / "plugins", "stuck")
+    stuck.tell(ADD={"sleep": 600})
+    monkeypatch.setenv("CNI_PATH", f"{stuck.path.parent}:/usr/lib/cni")
+    network = NetworkList.from_bytes(b'{"cniVersion": "1.0.0", "name": "n", "type": "stuck"}', "test")
+    async with open_supervisor() as supervisor:
+        runner = (await supervisor.realm(rootless=rootless)).networks.plugins.runner
+        beside = spec(bundle, ["sleep", "1000"], name="beside", networks=[load_builtin("bridge")])
+        other = await supervisor.start(beside, rootless=rootless)
+        runner.deadline_seconds = 0.5
+        with pytest.raises(PluginError, match=r"stuck failed at ADD: it hung: it was killed after 0\.5 s"):
+            await supervisor.start(spec(bundle, ["true"], networks=[network]), rootless=rootless)
+        assert stuck.commands() == ["ADD", "DEL"]
+        assert other.state == State.RUNNING
+        await other.membership.check(other.attachments[0])
+        assert [other] == list(supervisor.containers.values())
 
 
 def nat_rules() -> str:

@@ -26,12 +26,14 @@ class StoreError(SupervisorError):
 
 @asynccontextmanager
 async def adding(store: StoreView, sandbox: OpenSandbox | None) -> AsyncIterator[None]:
-    """The store is there and writable, and nothing is collected meanwhile. Raises: StoreError."""
+    """The store is there and writable, and nothing is collected meanwhile. `sandbox` is for whoever adds layers.
+
+    Raises: StoreError.
+    """
     _make(store)
     async with file_lock(f"{store.root}/lock", shared=True):
-        if sandbox is not None:
-            await sweep(store, sandbox)
         with _clear_errors(store.root):
+            await sweep(store, sandbox)
             yield
 
 
@@ -44,19 +46,24 @@ async def collecting(store: StoreView) -> AsyncIterator[None]:
             yield
 
 
-async def sweep(store: StoreView, sandbox: OpenSandbox) -> None:
-    """Remove what processes left that died at work."""
+async def sweep(store: StoreView, sandbox: OpenSandbox | None) -> None:
+    """Remove what processes left that died at work; layers only if there is a sandbox."""
     for directory in ("tmp", "images", "names", "blobs/sha256"):
-        for path in dead_claims(f"{store.root}/{directory}"):
-            if os.path.isdir(path):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
-            with suppress(FileNotFoundError):
-                os.unlink(path + SUFFIX)
-    if dead_claims(store.layers.root):
+        remove_dead(f"{store.root}/{directory}")
+    if sandbox is not None and dead_claims(store.layers.root):
         await store.layers.sweep(await sandbox())
+
+
+def remove_dead(directory: str) -> None:
+    """Remove unfinished files and trees of processes that have died, and their locks."""
+    for path in dead_claims(directory):
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        with suppress(FileNotFoundError):
+            os.unlink(path + SUFFIX)
 
 
 def _make(store: StoreView) -> None:

@@ -81,6 +81,10 @@ class Skopeo:
     options: Sequence[str] = ()
     environ: Mapping[str, str] | None = None
 
+    def working_in(self, directory: str) -> Skopeo:
+        """The same, with its temporary files below `directory`: what it leaves when it is killed goes with that."""
+        return Skopeo((*self.options, "--tmpdir", directory), self.environ)
+
     async def copy(self, source: str, destination: str, *options: str, told_as: str | None = None) -> None:
         """`skopeo copy`. Cancelled, it is ended and waited for. Raises: TransferFailed, one clear line and a cure."""
         await self._run(told_as or source, "copy", "--quiet", *options, source, destination)

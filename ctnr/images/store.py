@@ -104,8 +104,9 @@ class ImageStore(StoreView):
     ) -> Image:
         layers = Layers(self.layers, self.catalog, sandbox, report)
         with claim(f"{self.root}/tmp") as directory:
-            os.mkdir(directory, 0o700)
+            os.makedirs(work := f"{directory}/work", 0o700)
             try:
+                tool = tool.working_in(work)
                 pull = Pull(self.catalog, layers, tool, directory, reference.name, report)
                 manifest, source_digest = await pull.run(
                     reference.source, parse_platform(platform), may_keep_docker=may_keep_docker

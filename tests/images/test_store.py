@@ -174,6 +174,33 @@ async def test_export_and_back(
         assert [] == bench.left()
 
 
+async def test_an_archive_appears_whole_or_not_at_all(
+    open_bench: OpenBench, write_layout: WriteLayout, tmp_path: Path
+) -> None:
+    reference = write_layout(layer([Entry("a", os.urandom(3_000_000))]))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "there.tar").write_text("to be replaced")
+    async with open_bench() as bench:
+        image = await bench.pull(reference)
+        for kind in ("oci-archive", "docker-archive"):
+            for seconds in (0, 0.02, 0.05, 0.1):
+                with trio.move_on_after(seconds) as scope:
+                    await export_image(bench.store, reference, f"{kind}:{out}/new.tar")
+                assert ([] if scope.cancelled_caught else ["new.tar"]) + ["there.tar"] == sorted(
+                    os.listdir(out)
+                )
+            await export_image(bench.store, reference, f"{kind}:{out}/there.tar")
+            assert ["there.tar"] == [name for name in os.listdir(out) if name != "new.tar"]
+            back = await bench.pull(f"{kind}:{out}/there.tar", mode="always")
+            assert image.layer_paths == back.layer_paths
+            (out / "new.tar").unlink(missing_ok=True)
+        with pytest.raises(SupervisorError, match="/nowhere: No such file or directory") as caught:
+            await export_image(bench.store, reference, "oci-archive:/nowhere/x.tar")
+        assert caught.value.cure
+        assert [] == bench.left()
+
+
 async def test_platforms_of_an_index(open_bench: OpenBench, registry: Registry, tmp_path: Path) -> None:
     for name in (images.ARCHITECTURE, "s390x"):
         images.write_image(tmp_path / "multi", [layer([Entry(name)])], architecture=name)

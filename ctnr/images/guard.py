@@ -68,6 +68,9 @@ def remove_dead(directory: str) -> None:
 
 def _make(store: StoreView) -> None:
     with _clear_errors(store.root):
+        os.makedirs(
+            store.root, 0o700, exist_ok=True
+        )  # what images and containers hold is nobody else's to read
         for directory in ("tmp", "locks", "blobs/sha256"):
             os.makedirs(f"{store.root}/{directory}", 0o711, exist_ok=True)
 

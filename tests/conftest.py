@@ -187,7 +187,11 @@ def bundle(tmp_path: Path, busybox_rootfs: Path) -> Path:
 def watched_folders(machine: Machine) -> list[Path]:
     """Where a file that stays counts as left behind."""
     fixed = [machine.root / "tmp", Path("/run"), machine.etc_upper, machine.var_lib_upper, Path("/dev/shm")]
-    return [*fixed, *(path for top in ("/tmp", "/var/tmp") for path in Path(top).glob("ctnr-[0-9]*"))]
+    of_users = [path for top in ("/tmp", "/var/tmp") for path in Path(top).glob("ctnr-[0-9]*")]
+    return [
+        *fixed,
+        *(path for path in of_users if path.name[5:].isdigit()),
+    ]  # others are of other runs' supervisors
 
 
 def _guard(machine: Machine) -> Iterator[None]:

@@ -27,10 +27,10 @@ from ctnr.bundles.store import Bundle
 from ctnr.bundles.users import ResolvedUser, UserFiles, read_user_files, resolve_user
 from ctnr.images.view import Image
 from ctnr.networks import Chosen
+from ctnr.ports import choose_ports
 from ctnr.records import Record, labels_of
 from supervisor.container import Container
 from supervisor.errors import SupervisorError
-from supervisor.network.ports import parse_all_ports
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
 from supervisor.spec import Built, ContainerSpec, Overlay, Prepared, Program
@@ -95,7 +95,9 @@ class Assembly:
             build=partial(self._build, record, config, plan, fresh=not os.path.exists(bundle.upper)),
             build_process=partial(self._build_process, record),
             networks=chosen.requests,
-            ports=() if chosen.host else parse_all_ports(request.publish),
+            ports=choose_ports(
+                request, chosen, rootless=rootless, exposed=config.config.exposed_ports or ()
+            ),
             aliases=(record.id[:12], *((request.hostname,) if request.hostname else ()), *request.aliases),
             host_network=chosen.host or (shares is not None and shares.netns is None),
             shares=shares if shares is not None and shares.netns is not None else None,

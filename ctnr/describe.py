@@ -8,6 +8,8 @@ import msgspec
 
 from ctnr.records import Record, parse_labels
 from supervisor.container import Container
+from supervisor.network.attachment import Attachment
+from supervisor.network.ports import PortMapping
 from supervisor.spec import State
 
 
@@ -32,11 +34,21 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
             {"network": one.network.name, "ifname": one.ifname, "addresses": one.addresses}
             for one in attachments
         ],
-        "ports": [
-            {**msgspec.to_builtins(port), "network": one.network.name}
-            for one in attachments
-            for port in one.ports
-        ],
+        "ports": describe_ports(container) if container is not None else [],
         "labels": parse_labels(record.request.labels),
         "bundle": record.bundle,
+    }
+
+
+def describe_ports(container: Container) -> list[dict[str, Any]]:
+    """The published ports of a container that runs."""
+    return [describe_port(one, mapping) for one in container.attachments for mapping in one.ports]
+
+
+def describe_port(attachment: Attachment, mapping: PortMapping) -> dict[str, Any]:
+    """`source_kept`: whether the container sees other hosts' own addresses as the peers; null: not known."""
+    return {
+        **msgspec.to_builtins(mapping),
+        "network": attachment.network.name,
+        "source_kept": attachment.publisher.keeps_source(mapping),
     }

@@ -25,6 +25,7 @@ from ctnr.images.store import ImageStore
 from ctnr.images.view import Image
 from ctnr.name_servers import rewrite_for
 from ctnr.networks import Chosen, choose_networks, for_plugins, load_wished
+from ctnr.ports import choose_ports
 from ctnr.records import Record, Records, labels_of
 from netconf import search_path
 from supervisor.container import Container
@@ -64,8 +65,10 @@ class Engine:
 
     async def create(self, request: requests.Run, report: Report) -> Record:
         """Image, bundle and record of a container; nothing runs yet. Raises: SupervisorError, OSError."""
+        # what is wrong with limits, networks and ports is told before an image is fetched
         build_limits(request.limits)
-        self._networks(request)  # a wrong name is told before an image is fetched
+        rootless = request.rootless or not self.supervisor.privileged
+        choose_ports(request, self._networks(request), rootless=rootless)
         check_names(request.name, request.hostname)
         check_log_options(request)
         image = await self._image_of(request, report)

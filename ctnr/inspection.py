@@ -58,6 +58,7 @@ def inspect(
             "Env": [*(image.env or ()), *run.env],
             "Cmd": list(run.args or image.cmd or ()),
             "Entrypoint": list(run.entrypoint if run.entrypoint is not None else image.entrypoint or ()),
+            "ExposedPorts": {port: {} for port in (*(image.exposed_ports or ()), *run.expose)},
             "Image": record.image,
             "Labels": {**(image.labels or {}), **row["labels"]},
             "Annotations": dict(one.partition("=")[::2] for one in run.annotations),
@@ -84,6 +85,7 @@ def inspect(
             "NetworkMode": ",".join(run.networks or ()) or "default",
             "PortBindings": _bindings(run.publish, row["ports"]),
             "Privileged": run.privileged,
+            "PublishAllPorts": run.publish_all,
             "ReadonlyRootfs": run.read_only,
             "ShmSize": run.shm_size,
             "Sysctls": dict(one.partition("=")[::2] for one in run.sysctls),
@@ -94,6 +96,7 @@ def inspect(
             "Bundle": record.bundle,
             "Rootless": run.rootless,
             "Cgroups": container.confinement.directories if container is not None else (),
+            "Ports": row["ports"],
             "Networks": [
                 {"network": one.network.name, "ifname": one.ifname, "result": msgspec.Raw(bytes(one.result.raw))}
                 for one in (container.attachments if container is not None else ())

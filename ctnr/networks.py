@@ -35,7 +35,7 @@ from supervisor.errors import NameInUse, NotFound, SupervisorError
 from supervisor.network.attachment import NetworkRequest, number_interfaces
 from supervisor.network.plugins import default_cni_path
 from supervisor.network.slirp_conf import SlirpOptions, check_mac, decode_options
-from supervisor.network.wishes import with_first_plugin
+from supervisor.network.wishes import host_local_ranges, with_first_plugin
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -129,9 +129,15 @@ def load_wished(
 
 
 def _refuse_wishes(run: requests.Run, network: str) -> None:
-    given = {"-p": run.publish, "--ip": run.ip, "--mac-address": run.mac, "--network-alias": run.aliases}
+    given = {
+        "-p": run.publish,
+        "-P": run.publish_all,
+        "--ip": run.ip,
+        "--mac-address": run.mac,
+        "--network-alias": run.aliases,
+    }
     for option, value in given.items():
-        if value and not (option == "-p" and network == "host"):  # there every port is open
+        if value and not (option in ("-p", "-P") and network == "host"):  # there every port is open
             raise SupervisorError(
                 f"{option} can't be had with --network={network}", cure=f"leave out {option}"
             )
@@ -418,12 +424,7 @@ def subnets_of(network: NetworkList) -> tuple[Subnet, ...]:
 
 def _ranges(conf: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     ipam = conf.get("ipam")
-    if not isinstance(ipam, dict):
-        return
-    if ipam.get("subnet"):
-        yield ipam
-    for group in ipam.get("ranges") or ():
-        yield from (one for one in group if isinstance(one, dict))
+    return host_local_ranges(ipam) if isinstance(ipam, dict) else iter(())
 
 
 def read_routes(path: str = "/proc/self/net/route") -> Iterator[tuple[Subnet, bool]]:

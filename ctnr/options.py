@@ -31,6 +31,8 @@ class RunOptions(TypedDict, total=False):
     rootless: bool
     networks: Sequence[str]  # --network: NAME[:OPTION=VALUE,…], in order cni0, cni1, …; or host, none
     publish: Sequence[str]  # [[IP:]HOST:]PORT[/udp]; without HOST any free one: see Container.ports
+    publish_all: bool  # what the image and `expose` name, on random ports
+    expose: Sequence[str]
     ip: str
     mac: str  # --mac-address
     aliases: Sequence[str]  # --network-alias

@@ -29,11 +29,13 @@ _PLAIN_TEXT = (
     "platform", "ip", "mac_address:mac",
 )  # fmt: skip
 _PLAIN_LIST = (
-    "publish", "tmpfs", "group_add", "dns", "dns_search", "cap_add", "cap_drop", "ulimit:ulimits", "sysctl:sysctls",
+    "publish", "expose", "tmpfs", "group_add", "dns", "dns_search", "cap_add", "cap_drop", "ulimit:ulimits",
+    "sysctl:sysctls",
     "annotation:annotations", "dns_option:dns_options", "network_alias:aliases",
 )  # fmt: skip
 _PLAIN_FLAG = (
     "update",
+    "publish_all",
     "detach",
     "interactive",
     "tty",

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ctnr import networks, requests
+from ctnr.describe import describe_port
 from ctnr.engine import Engine, caller_environment
 from netconf import list_networks, load_network, search_path
 from supervisor.container import Container
@@ -35,7 +36,7 @@ async def net_inspect(engine: Engine, request: requests.NetInspect, connection: 
                     "ifname": attachment.ifname,
                     "result": msgspec.Raw(bytes(attachment.result.raw)),
                     "nameservers": attachment.nameservers,
-                    "ports": [msgspec.to_builtins(port) for port in attachment.ports],
+                    "ports": [describe_port(attachment, port) for port in attachment.ports],
                 }
                 for container, attachment in attachments_of(engine, one.name)
             ],
@@ -108,7 +109,7 @@ def _member(
         "container": container.name,
         "ifname": attachment.ifname,
         "addresses": attachment.addresses,
-        "ports": [msgspec.to_builtins(port) for port in attachment.ports],
+        "ports": [describe_port(attachment, port) for port in attachment.ports],
         "nameservers": attachment.nameservers,
         "received": received,
         "sent": sent,

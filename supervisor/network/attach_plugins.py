@@ -17,12 +17,13 @@ from supervisor.errors import AttachmentError
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.name_service import NameService
 from supervisor.network.netlink import Netlink, add_network_broadcast, link_exists, open_socket_in
-from supervisor.network.plugins import PluginNotFound, PluginRunner, default_cni_path
-from supervisor.network.ports import PortMapping, Reservation
+from supervisor.network.plugins import PluginRunner, default_cni_path
+from supervisor.network.portmap import PortMaps, port_mappings
+from supervisor.network.ports import Reservation
 from supervisor.network.records import AttachmentRecord, Key, Records
 from supervisor.network.turns import Turns
 from supervisor.network.uplink import Uplink
-from supervisor.network.wishes import verify_wishes, with_capabilities, with_portmap
+from supervisor.network.wishes import own_port_mapper, verify_wishes, with_capabilities
 from supervisor.sandbox.process import Completed
 from supervisor.sandbox.sandbox import Sandbox
 from supervisor.teardown import Teardown
@@ -69,12 +70,12 @@ class PluginNetworks:
         nursery: trio.Nursery,
     ) -> Attachment:
         assert container.netns is not None
-        ports = reservation.mappings
-        network = with_portmap(request.network) if ports else request.network
+        network = request.network
+        own_mapper = own_port_mapper(network) is not None
         names = (container.name, *request.aliases, *container.spec.aliases)
         capability_args: dict[str, Any] = {"aliases": list(names), **request.capability_args}
-        if ports:
-            capability_args["portMappings"] = [self._inner(one).to_cni() for one in ports]
+        if own_mapper and reservation.mappings:
+            capability_args["portMappings"] = port_mappings(reservation.mappings, self._uplink)
         if request.ip is not None:
             capability_args["ips"] = [request.ip]
         if request.mac is not None:
@@ -99,16 +100,12 @@ class PluginNetworks:
         verify_wishes(request, result)
         if any(plugin.type == "bridge" for plugin in network.plugins):
             await self._add_network_broadcasts(container.netns, request.ifname, result)
-        if self._uplink is not None:
-            for mapping in ports:
-                reservation.make_way(mapping)
-                teardown.push(f"withdraw {mapping}", partial(self._uplink.withdraw, mapping))
-                await self._uplink.publish(mapping)
-        elif ports:
-            # portmap binds nothing: so that nobody else does, the ports stay ours as long as they are mapped
-            kept = reservation.pop_all()
-            teardown.push("free the host's ports", partial(_close, kept))
-        reservation.close()
+        maps = PortMaps(self.runner, self.records, self._uplink, record)
+        teardown.push("withdraw its ports", maps.close)
+        if own_mapper:
+            await maps.hold_mapped(reservation)
+        else:
+            await maps.publish_reserved(reservation)
         teardown.push("forget its names", partial(self._names.leave, network.name, container.id))
         served = await self._names.join(network, container.id, names, result)
         return Attachment(
@@ -116,7 +113,7 @@ class PluginNetworks:
             ifname=request.ifname,
             result=result,
             reaches_host=self._uplink is None,
-            forwarded=ports,
+            publisher=maps,
             served=served,
             forwards_names=self._names.forwards(result),
             teardown=teardown,
@@ -136,26 +133,12 @@ class PluginNetworks:
         """
         record = self.records.load(*record.key) or record
         try:
-            await self._delete(record)
+            await self.runner.undo_add(record.network, record.args, record.result)
             await self.verify_gone(record)
             self.records.remove(*record.key)
         finally:
             del self._attached[record.key]
             await self.remove_unused_bridge(record)
-
-    async def _delete(self, record: AttachmentRecord) -> None:
-        """DEL, and once more if that failed.
-
-        After an ADD that was killed, bridge misses firewall rules that were not made yet, and says so when all else is
-        undone: a second DEL finds the interface gone, and with it no reason to look for its rules.
-        """
-        try:
-            await self.runner.del_network(record.network, record.args, record.result)
-        except ExceptionGroup as group:
-            # ADD looks for all plugins before it runs the first: with one missing, nothing was made
-            never_added = record.result is None and group.split(PluginNotFound)[1] is None
-            if not never_added:
-                await self.runner.del_network(record.network, record.args, record.result)
 
     async def remove_unused_bridge(self, record: AttachmentRecord) -> None:
         """On the host a bridge of ours goes with its last container; the uplink's go with the uplink.
@@ -215,10 +198,6 @@ class PluginNetworks:
                 except (OSError, ValueError) as exc:  # a nicety: no container fails for it
                     log.info("broadcast_route_refused", address=address, error=str(exc))
 
-    def _inner(self, mapping: PortMapping) -> PortMapping:
-        """The mapping as portmap has to make it: behind the uplink every port arrives at the uplink's own address."""
-        return mapping if self._uplink is None else msgspec.structs.replace(mapping, host_ip="")
-
 
 class _NetworkDomain:
     """Where plugins run: rootless beside the uplink, privileged in the current network namespace."""
@@ -243,7 +222,3 @@ def _empty_lease_books(sandbox: Sandbox, lease_dir: str, network: str) -> list[s
         return []
     leases = [name for name in found if name != "lock" and not name.startswith("last_reserved_ip.")]
     return [] if leases else [directory]
-
-
-async def _close(reservation: Reservation) -> None:
-    reservation.close()

@@ -86,6 +86,7 @@ class SlirpNetworks:
             ifname=request.ifname,
             result=parse_result(raw),
             slirp=slirp,
+            publisher=slirp,
             teardown=teardown,
         )
 

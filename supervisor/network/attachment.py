@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from netconf import NetworkList, Result
-from supervisor.network.ports import PortMapping
+from supervisor.network.ports import PortMapping, Reservation
 from supervisor.network.slirp import Slirp
 from supervisor.teardown import Teardown
 
@@ -29,6 +29,22 @@ class NetworkRequest:
     )  # for those plugins that have the capability
 
 
+class Publisher(Protocol):
+    """Opens ports of the host into one attachment, while the container runs as well."""
+
+    @property
+    def published(self) -> tuple[PortMapping, ...]: ...
+
+    def keeps_source(self, mapping: PortMapping) -> bool | None:
+        """Whether the container sees a peer's own address, if the peer is another host; None: not known."""
+
+    async def publish_reserved(self, reservation: Reservation) -> tuple[PortMapping, ...]:
+        """Publish what `reservation` holds and close it; all of it, or nothing. Raises: AttachmentError."""
+
+    async def withdraw(self, mappings: Sequence[PortMapping]) -> None:
+        """Stop publishing these; the host's ports are free then. Raises: AttachmentError, ExceptionGroup."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attachment:
     """A network that a container has: container × ifname, with the (last) plugin's result."""
@@ -36,9 +52,9 @@ class Attachment:
     network: NetworkList
     ifname: str
     result: Result
+    publisher: Publisher = field(compare=False, repr=False)
     slirp: Slirp | None = field(default=None, compare=False)
     reaches_host: bool = True  # the gateway is an address of the host
-    forwarded: tuple[PortMapping, ...] = ()  # by plugins
     served: tuple[str, ...] = ()  # addresses at which a name server of ours answers
     forwards_names: bool = False  # and for the rest of the world as well
     teardown: Teardown = field(default_factory=Teardown, compare=False, repr=False)
@@ -46,7 +62,7 @@ class Attachment:
     @property
     def ports(self) -> tuple[PortMapping, ...]:
         """The host ports that lead into the container by this attachment."""
-        return self.slirp.published if self.slirp is not None else self.forwarded
+        return self.publisher.published
 
     @property
     def addresses(self) -> tuple[str, ...]:

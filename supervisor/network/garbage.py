@@ -60,7 +60,7 @@ async def collect_garbage(
             live |= {record.key: record.network.name for record in journal.of_others()}
         stale = [record for record in networks.records.list() if record.key not in live]
         found += [await release(networks, networks.records, record) for record in stale]
-        by_name = {record.network.name: record.network for record in stale}
+        by_name = {record.network.name: record.network for record in stale if not record.part}
         by_name |= {network.name: network for network in known}
         for network in by_name.values():
             valid = [key for key, name in live.items() if name == network.name]
@@ -81,7 +81,7 @@ async def release(networks: PluginNetworks, records: Records, record: Attachment
         error = "; ".join(map(str, failures))
         log.warning("stale_attachment_kept", network=told.network, container=container_id, error=error)
         return msgspec.structs.replace(told, error=error)
-    records.remove(*record.key)
+    records.remove(*record.key, record.part)
     log.info("stale_attachment_deleted", network=told.network, container=container_id)
     return told
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from netconf import NetworkList
-from supervisor.errors import AttachmentError, WrongState
+from supervisor.errors import AttachmentError, NotFound, WrongState
 from supervisor.network.attachment import Attachment, NetworkRequest, uses_slirp_first
 from supervisor.network.netlink import Netlink, open_socket_in
 from supervisor.network.netns import open_netns
+from supervisor.network.ports import PortMapping, reserve_ports
 from supervisor.teardown import Teardown
 
 if TYPE_CHECKING:
@@ -115,6 +116,48 @@ class Membership:
                 if found.slirp is not None:
                     await self._realm.networks.remove_tap(self.netns, found.ifname)
             self._tell("disconnect", found)
+
+    async def publish(self, mappings: Sequence[PortMapping]) -> tuple[tuple[Attachment, PortMapping], ...]:
+        """Open more ports of the host, all or none of them, by the first network, as at the start.
+
+        Raises: WrongState, AttachmentError (PortTaken, PluginError, SlirpError).
+        """
+        async with self._changing:
+            self._check_changeable()
+            if not self.attachments:
+                raise AttachmentError(
+                    f"container {self._container.name} has no network to publish ports from",
+                    cure=f"ctnr net connect slirp {self._container.name}",
+                )
+            first = self.attachments[0]
+            with reserve_ports(mappings) as reservation:
+                published = await first.publisher.publish_reserved(reservation)
+            return tuple((first, mapping) for mapping in published)
+
+    async def withdraw(self, wanted: Sequence[PortMapping]) -> tuple[tuple[Attachment, PortMapping], ...]:
+        """Stop publishing ports. One without a host port stands for all that lead to the container's.
+
+        Raises: WrongState, NotFound, and nothing has changed; AttachmentError, ExceptionGroup.
+        """
+        async with self._changing:
+            self._check_changeable()
+            found: dict[PortMapping, Attachment] = {}
+            for one in wanted:
+                fitting = {
+                    mapping: attachment
+                    for attachment in self.attachments
+                    for mapping in attachment.ports
+                    if mapping.fits(one)
+                }
+                if not fitting:
+                    name = self._container.name
+                    raise NotFound(f"container {name} does not publish {one}", cure=f"ctnr port {name}")
+                found |= fitting
+            for attachment in self.attachments:
+                await attachment.publisher.withdraw(
+                    [mapping for mapping, whose in found.items() if whose is attachment]
+                )
+            return tuple((attachment, mapping) for mapping, attachment in found.items())
 
     async def check(self, attachment: Attachment) -> None:
         """CNI's CHECK, or whether slirp4netns runs. Raises: AttachmentError (PluginError)."""

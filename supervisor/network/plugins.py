@@ -103,9 +103,12 @@ class PluginRunner:
         self._chain_locks = {plugin: trio.Lock() for plugin in _SHARED_CHAINS}
         self._versions: dict[tuple[str, int, int, int], tuple[str, ...]] = {}
 
-    async def add_network(self, network: NetworkList, args: AttachmentArgs) -> Result:
+    async def add_network(
+        self, network: NetworkList, args: AttachmentArgs, previous: Result | None = None
+    ) -> Result:
         """ADD, plugin after plugin, each with the result of the one before. Returns the last one's.
 
+        `previous` is for a network of chained plugins alone: what they are chained to.
         The result's `cni_version` is the version spoken. An ADD that fails, or is cancelled, undoes nothing:
         the caller owes a DEL from before this call on.
         Raises: PluginError (the first one), NetconfError.
@@ -113,11 +116,11 @@ class PluginRunner:
         async with self.turns.of_container(args.container_id):
             executables = [find_plugin(plugin.type, args.cni_path) for plugin in network.plugins]
             version = await self._agree(network, args.cni_path)
-            result: Result | None = None
+            result = previous
             for index, (plugin, path) in enumerate(zip(network.plugins, executables, strict=True)):
-                previous = None if result is None else result.raw
+                before = None if result is None else result.raw
                 request = build_request(
-                    network, index, args, previous, "ADD", version=version, lease_dir=self._lease_dir
+                    network, index, args, before, "ADD", version=version, lease_dir=self._lease_dir
                 )
                 done = await self._run(plugin, path, "ADD", build_env("ADD", args), request)
                 result = _read_result(plugin.type, done, version)
@@ -173,6 +176,21 @@ class PluginRunner:
             await _try_each(
                 f"network {network.name}: DEL", delete, reversed(list(enumerate(network.plugins)))
             )
+
+    async def undo_add(self, network: NetworkList, args: AttachmentArgs, result: Result | None) -> None:
+        """DEL after an ADD that may have failed (then `result` is None), and once more if that failed.
+
+        After an ADD that was killed, bridge misses firewall rules that were not made yet, and says so when all else is
+        undone: a second DEL finds the interface gone, and with it no reason to look for its rules.
+        Raises: as `del_network`.
+        """
+        try:
+            await self.del_network(network, args, result)
+        except ExceptionGroup as group:
+            # ADD looks for all plugins before it runs the first: with one missing, nothing was made
+            never_added = result is None and group.split(PluginNotFound)[1] is None
+            if not never_added:
+                await self.del_network(network, args, result)
 
     async def gc_network(
         self, network: NetworkList, valid_attachments: Iterable[tuple[str, str]], cni_path: Sequence[str]

@@ -68,6 +68,14 @@ class PortMapping(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         return f"{self.host_text()} -> {self.container_port}"
 
+    def fits(self, wanted: PortMapping) -> bool:
+        """Whether `wanted` means this one: host port and address may be left out there."""
+        return (
+            (self.container_port, self.protocol) == (wanted.container_port, wanted.protocol)
+            and wanted.host_port in (0, self.host_port)
+            and wanted.host_ip in ("", self.host_ip)
+        )
+
     def to_cni(self) -> dict[str, Any]:
         """An element of `runtimeConfig.portMappings`."""
         cni: dict[str, Any] = {
@@ -164,14 +172,11 @@ class Reservation:
         while self._sockets:
             self._sockets.popitem()[1].close()
 
-    def pop_all(self) -> Reservation:
-        """Hand everything over to one that lives longer and lets nobody in beside it; this one is empty then."""
-        taken = Reservation()
-        taken.mappings, taken._sockets = self.mappings, self._sockets
-        for sock in taken._sockets.values():
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        self.mappings, self._sockets = (), {}
-        return taken
+    def take(self, mapping: PortMapping) -> socket.socket:
+        """The socket that holds a port, for who holds it longer and lets nobody in beside it."""
+        sock = self._sockets.pop(mapping)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        return sock
 
     def make_way(self, mapping: PortMapping) -> None:
         """Call it right before `mapping` is published: slirp4netns can't bind a UDP port beside us."""

@@ -1,6 +1,7 @@
 """What is remembered of each attachment from before its ADD to after its DEL: config, arguments, result.
 
-One directory per attachment, `ROOT/CONTAINER/IFNAME/`, for whoever needs to look (0700, files 0600):
+One directory per attachment, `ROOT/CONTAINER/IFNAME/`, for whoever needs to look (0700, files 0600). What comes later
+to the same interface as a network of its own, such as rules for ports, is a part: `ROOT/CONTAINER/IFNAME+PART/`.
 
     config.conflist   the network as it was at ADD: CHECK and DEL must use it even if the file has changed since
     attachment.json   container, ifname, netns, CNI_ARGS, capability args, plugin path; makes the record valid
@@ -40,6 +41,7 @@ class AttachmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     network: NetworkList
     args: AttachmentArgs
     result: Result | None = None
+    part: str = ""
 
     @property
     def key(self) -> Key:
@@ -54,7 +56,7 @@ class Records:
 
     def save(self, record: AttachmentRecord) -> None:
         """Write the record, or what it has become, atomically. Raises: OSError, NetconfError for a bad name."""
-        directory = self._directory(record.args.container_id, record.args.ifname)
+        directory = self._directory(record.args.container_id, record.args.ifname, record.part)
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         for made in (os.path.dirname(directory), directory):
             with contextlib.suppress(FileExistsError):
@@ -68,9 +70,9 @@ class Records:
         _write(os.path.join(directory, _CONFIG), bytes(record.network.raw))
         _write(os.path.join(directory, _ATTACHMENT), msgspec.json.encode(attachment))
 
-    def load(self, container_id: str, ifname: str) -> AttachmentRecord | None:
+    def load(self, container_id: str, ifname: str, part: str = "") -> AttachmentRecord | None:
         """The record, None if there is none. Raises: NetconfError if it can't be read."""
-        directory = self._directory(container_id, ifname)
+        directory = self._directory(container_id, ifname, part)
         raw = _read(os.path.join(directory, _ATTACHMENT))
         if raw is None:
             return None
@@ -83,33 +85,36 @@ class Records:
         return AttachmentRecord(
             network=network,
             args=attachment.args,
+            part=part,
             result=None if result is None else parse_result(result, source=os.path.join(directory, _RESULT)),
         )
 
     def list(self, container_id: str | None = None) -> tuple[AttachmentRecord, ...]:
         """All records, or those of one container, sorted; one that can't be read is logged and left out."""
         records = []
-        for container, ifname in self._names(container_id):
+        for container, name in self._names(container_id):
+            ifname, _, part = name.partition("+")
             try:
-                record = self.load(container, ifname)
+                record = self.load(container, ifname, part)
             except (NetconfError, OSError) as exc:
-                _log.warning("record_unreadable", container=container, ifname=ifname, error=str(exc))
+                _log.warning("record_unreadable", container=container, ifname=name, error=str(exc))
                 continue
             if record is not None:
                 records.append(record)
         return tuple(records)
 
-    def remove(self, container_id: str, ifname: str) -> None:
+    def remove(self, container_id: str, ifname: str, part: str = "") -> None:
         """Forget the attachment, as after a DEL; nothing if there is none. Raises: OSError."""
-        directory = self._directory(container_id, ifname)
+        directory = self._directory(container_id, ifname, part)
         _unlink(os.path.join(directory, _ATTACHMENT))  # first: a half removed record is none
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(directory)
         with contextlib.suppress(OSError):  # other attachments of the container are still there
             os.rmdir(os.path.dirname(directory))
 
-    def _directory(self, container_id: str, ifname: str) -> str:
-        return os.path.join(self.root, check_container_id(container_id), check_ifname(ifname))
+    def _directory(self, container_id: str, ifname: str, part: str) -> str:
+        name = f"{check_ifname(ifname)}+{check_ifname(part)}" if part else check_ifname(ifname)
+        return os.path.join(self.root, check_container_id(container_id), name)
 
     def _names(self, container_id: str | None) -> Iterator[tuple[str, str]]:
         containers = _entries(self.root) if container_id is None else [check_container_id(container_id)]

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -235,6 +236,10 @@ class Slirp:
         if self._process is not None:
             self._process.close_exit()
 
+    def keeps_source(self, mapping: PortMapping) -> bool:
+        """A peer's own address arrives, but by a relay. Of the host itself it is the gateway's."""
+        return mapping in self._published
+
     async def publish(self, mapping: PortMapping) -> PortMapping:
         """Forward a host port to the container; TCP and UDP over IPv4. Returns it with the host port filled
         in.
@@ -261,26 +266,31 @@ class Slirp:
         return mapping
 
     async def publish_reserved(self, reservation: Reservation) -> tuple[PortMapping, ...]:
-        """Publish everything that `reservation` holds, and close it. Raises: as `publish`; what was
-        published stays.
-        """
-        with reservation:
-            for mapping in reservation.mappings:
-                reservation.make_way(mapping)
-                await self.publish(mapping)
+        """Publish what `reservation` holds, all of it or nothing, and close it. Raises: as `publish`."""
+        new = [mapping for mapping in reservation.mappings if mapping not in self.published]
+        try:
+            with reservation:
+                for mapping in new:
+                    reservation.make_way(mapping)
+                    await self.publish(mapping)
+        except BaseException:
+            with trio.CancelScope(shield=True):  # _call has an end of its own
+                await self.withdraw(new)
+            raise
         return reservation.mappings
 
-    async def withdraw(self, mapping: PortMapping) -> None:
-        """Stop forwarding it; nothing happens if it is not published. The host port is free afterwards."""
+    async def withdraw(self, mappings: Sequence[PortMapping]) -> None:
+        """Stop forwarding them, whose host ports are free then. Nothing happens for those that are not published."""
+        for mapping in mappings:
+            if self.relay is not None:
+                await self.relay.withdraw(mapping)
+            with suppress(KeyError):
+                await self._call(partial(self._removal, mapping))
+                del self._published[mapping]
 
-        def request() -> dict[str, Any]:  # looked up when it is sent: a restart gives new ids
-            return slirp_api.remove_hostfwd(self._published[mapping])
-
-        if self.relay is not None:
-            await self.relay.withdraw(mapping)
-        with suppress(KeyError):
-            await self._call(request)
-            del self._published[mapping]
+    def _removal(self, mapping: PortMapping) -> dict[str, Any]:
+        """Made when it is sent: a restart gives new ids."""
+        return slirp_api.remove_hostfwd(self._published[mapping])
 
     async def forwards(self) -> list[dict[str, Any]]:
         """What slirp4netns itself says that it forwards: objects with id, proto, host_addr, host_port,

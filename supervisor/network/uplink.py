@@ -78,7 +78,7 @@ class Uplink:
     async def withdraw(self, mapping: PortMapping) -> None:
         """Nothing if it is not published."""
         if self.slirp is not None:
-            await self.slirp.withdraw(_to_itself(mapping))
+            await self.slirp.withdraw([_to_itself(mapping)])
 
     async def _run(self, *, task_status: trio.TaskStatus[Slirp]) -> None:
         def tell(event: SlirpEvent) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,16 +11,72 @@ import msgspec
 from netconf import NetworkList, Result
 from supervisor.errors import AttachmentError
 from supervisor.network.attachment import NetworkRequest
+from supervisor.network.ports import PortMapping
 from supervisor.network.slirp_conf import SlirpConfError, SlirpOptions
 
 
-def with_portmap(network: NetworkList) -> NetworkList:
-    """The network with CNI's portmap at its end, unless it has something that maps ports."""
-    if any("portMappings" in plugin.capabilities for plugin in network.plugins):
-        return network
+def own_port_mapper(network: NetworkList) -> str | None:
+    """The type of a plugin in the network that maps ports, other than CNI's own portmap; None if there is none."""
+    mappers = (one.type for one in network.plugins if "portMappings" in one.capabilities)
+    return next((kind for kind in mappers if kind != "portmap"), None)
+
+
+def portmap_alone(network: NetworkList, name: str) -> NetworkList:
+    """A network `name` of portmap only, set as in `network` if that has one."""
     conf = msgspec.json.decode(network.raw)  # a list, always: NetworkList.raw
-    conf["plugins"].append({"type": "portmap", "capabilities": {"portMappings": True}})
-    return NetworkList.from_bytes(msgspec.json.encode(conf), network.source)
+    found: dict[str, Any] = next(
+        (one for one in conf["plugins"] if one.get("type") == "portmap"), {"type": "portmap"}
+    )
+    capabilities = {**(found.get("capabilities") or {}), "portMappings": True}
+    plugin = {**found, "capabilities": capabilities}
+    return NetworkList.from_bytes(
+        msgspec.json.encode({**conf, "name": name, "plugins": [plugin]}), network.source
+    )
+
+
+def check_publishable(network: NetworkList, mappings: Sequence[PortMapping], *, rootless: bool) -> None:
+    """Tell before anything starts what is sure to fail. Raises: AttachmentError."""
+    mapping = next((one for one in mappings if one.is_ipv6), None)
+    if mapping is None:
+        return
+    what = f"publish host port {mapping.host_text()}: network {network.name}"
+    kind = network.plugins[0].type
+    conf = msgspec.json.decode(network.plugins[0].raw)
+    if kind == "slirp":
+        relayed = conf.get("portHandler") == "relay"
+        if not relayed or mapping.protocol != "tcp":
+            raise AttachmentError(
+                f"{what} can't: slirp4netns forwards IPv4 only",
+                cure="publish on an IPv4 address, or use pasta, or a slirp network with portHandler=relay for TCP",
+            )
+    elif rootless and kind != "pasta":
+        raise AttachmentError(
+            f"{what} can't: it lies behind the uplink, whose slirp4netns forwards IPv4 only",
+            cure="publish on an IPv4 address, or use pasta, or slirp:portHandler=relay",
+        )
+    elif kind in ("bridge", "ptp") and not _gives_ipv6(conf):
+        raise AttachmentError(
+            f"{what} gives its containers no IPv6 address",
+            cure="publish on an IPv4 address, or use a network made with: ctnr net create --ipv6",
+        )
+
+
+def _gives_ipv6(conf: Mapping[str, Any]) -> bool:
+    """Whether a plugin's configuration has IPv6 subnets; taken to be so where host-local is not asked."""
+    ipam = conf.get("ipam")
+    return (
+        not isinstance(ipam, dict)
+        or ipam.get("type") != "host-local"
+        or any(":" in str(one.get("subnet")) for one in host_local_ranges(ipam))
+    )
+
+
+def host_local_ranges(ipam: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What host-local gives addresses from: objects with `subnet`."""
+    if ipam.get("subnet"):
+        yield ipam
+    for group in ipam.get("ranges") or ():
+        yield from (one for one in group if isinstance(one, dict))
 
 
 def with_capabilities(network: NetworkList, wanted: Sequence[str]) -> NetworkList:

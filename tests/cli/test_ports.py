@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
+from tests.world import images
 from tests.world.internet import ROUTER_ADDRESS, Internet
+from tests.world.machine import Machine
 from tests.world.people import Person
 
 SERVE = """
@@ -23,7 +29,8 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write((socket.gethostname() if self.path == "/" else self.client_address[0]).encode())
 class Echo(socketserver.BaseRequestHandler):
     def handle(self):
-        self.request[1].sendto(self.request[0], self.client_address)
+        said = self.request[0] if self.request[0] != b"peer" else self.client_address[0].encode()
+        self.request[1].sendto(said, self.client_address)
 servers = [http.server.ThreadingHTTPServer(("", port), Page) for port in (80, 81)]
 for server in (*servers, socketserver.UDPServer(("", 7), Echo)):
     threading.Thread(target=server.serve_forever).start()
@@ -44,11 +51,29 @@ def network(request: pytest.FixtureRequest, me: Person) -> str:
 def serve(me: Person, names: list[str]) -> Callable[..., str]:
     """Start a container with a web server on 80 and 81 and UDP echo on 7; it is called `name`."""
 
-    def start(network: str, *ports: str, name: str = "served") -> str:
+    def start(
+        network: str,
+        *ports: str,
+        name: str = "served",
+        image: str = "demo",
+        flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> str:
         names.append(name)
-        flags = [flag for port in ports for flag in ("-p", port)]
-        words = ["run", "-d", "--name", name, "--hostname", name, f"--network={network}", *flags, *PYTHON]
-        done = me.ctnr(*words, "demo", "/usr/bin/python3", "-ISc", SERVE)
+        published = [flag for port in ports for flag in ("-p", port)]
+        words = [
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--hostname",
+            name,
+            f"--network={network}",
+            *published,
+            *flags,
+            *PYTHON,
+        ]
+        done = me.ctnr(*words, image, "/usr/bin/python3", "-ISc", SERVE, env=env)
         assert done.status == 0, done.stderr
         return name
 
@@ -141,10 +166,34 @@ def test_an_address_of_the_host(
 def test_the_callers_address_arrives(
     me: Person, network: str, serve: Callable[..., str], internet: Internet
 ) -> None:
-    serve(network, "8080:80")
-    assert fetch(8080, internet.machine_address, path="peer")
+    name = serve(network, "8080:80", "9007:7/udp")
+    assert peers_seen(me, name, internet) == {"tcp": ROUTER_ADDRESS, "udp": ROUTER_ADDRESS}
+
+
+def peers_seen(me: Person, name: str, internet: Internet) -> dict[str, str]:
+    """Whom the container sees when another host asks, by protocol; that ctnr tells it truly is asserted here."""
+    assert fetch(8080, internet.machine_address)
     url = f"http://{internet.machine_address}:8080/peer"
-    assert ROUTER_ADDRESS == internet.run("busybox", "wget", "-qO-", url).decode()
+    ask = f"""
+import socket
+sock = socket.socket(type=socket.SOCK_DGRAM)
+sock.settimeout(5)
+sock.sendto(b"peer", ("{internet.machine_address}", 9007))
+print(sock.recv(100).decode(), end="")
+"""
+    peers = {
+        "tcp": internet.run("busybox", "wget", "-qO-", url).decode(),
+        "udp": internet.run("/usr/bin/python3", "-c", ask).decode(),
+    }
+    for told in (
+        json.loads(me.ctnr("port", "--format=json", name).ok.stdout),
+        json.loads(me.ctnr("ps", "--format=json").ok.stdout)[0]["ports"],
+        json.loads(me.ctnr("inspect", name).ok.stdout)[0]["Ctnr"]["Ports"],
+    ):
+        assert {one["protocol"]: one["source_kept"] for one in told} == {
+            protocol: peer == ROUTER_ADDRESS for protocol, peer in peers.items()
+        }
+    return peers
 
 
 def test_two_containers_publish_side_by_side(me: Person, network: str, serve: Callable[..., str]) -> None:
@@ -155,20 +204,39 @@ def test_two_containers_publish_side_by_side(me: Person, network: str, serve: Ca
     assert fetch(8081) == "two"
 
 
-def test_ports_come_and_go_while_it_runs(me: Person, serve: Callable[..., str]) -> None:
-    name = serve("slirp", "8080:80")
+def test_ports_come_and_go_while_it_runs(me: Person, network: str, serve: Callable[..., str]) -> None:
+    name = serve(network, "8080:80")
     assert "0.0.0.0:8081->81/tcp\n" == me.ctnr("port", "add", name, "8081:81").ok.stdout
     me.ctnr("port", "add", name, "127.0.0.1:9007:7/udp", "82").ok  # noqa: B018
-    assert fetch(8081) == name
+    assert fetch(8080) == fetch(8081) == name
     assert echo(9007) == b"hello"
+    assert not is_free(8081)
+    rules, taken = nat_rules(), me.ctnr("port", name).ok.stdout
     done = me.ctnr("port", "add", name, "8083:80", "8080:82")
     assert done.status == 125
     assert "in use" in done.stderr
-    assert is_free(8083), "all or none"
+    assert (is_free(8083), nat_rules(), me.ctnr("port", name).ok.stdout) == (True, rules, taken), (
+        "all or none"
+    )
     me.ctnr("port", "rm", name, "8081:81", "7/udp", "82").ok  # noqa: B018
     assert is_free(8081)
+    assert is_free(9007, socket.SOCK_DGRAM)
     assert "80/tcp -> 0.0.0.0:8080\n" == me.ctnr("port", name).ok.stdout
-    assert "does not publish" in me.ctnr("port", "rm", name, "8081:81").stderr
+    assert "does not publish" in me.ctnr("port", "rm", name, "8080:80", "8081:81").stderr
+    assert fetch(8080) == name, "all or none"
+    with pytest.raises(OSError, match=r"refused|timed out"):
+        fetch(8081, seconds=0)
+    me.ctnr("port", "add", name, "8081:81").ok  # noqa: B018
+    assert fetch(8081) == name
+    me.ctnr("rm", "-f", name).ok  # noqa: B018
+    assert is_free(8080)
+    assert is_free(8081)
+
+
+def nat_rules() -> list[str]:
+    """Of the host; those that the sandbox has do not show here."""
+    done = subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True)
+    return sorted(done.stdout.splitlines())
 
 
 def test_the_relay_carries_tcp_ports_ipv6_too(me: Person, serve: Callable[..., str]) -> None:
@@ -185,19 +253,131 @@ def test_the_relay_carries_tcp_ports_ipv6_too(me: Person, serve: Callable[..., s
     assert is_free(8082)
 
 
+def test_a_relay_loses_the_callers_address_and_that_is_said(
+    me: Person, serve: Callable[..., str], internet: Internet
+) -> None:
+    name = serve("slirp:portHandler=relay", "8080:80", "9007:7/udp")
+    assert peers_seen(me, name, internet) == {"tcp": "10.0.2.100", "udp": ROUTER_ADDRESS}
+
+
+def test_another_plugin_maps_ports_at_the_start_only(
+    me: Person, serve: Callable[..., str], machine: Machine
+) -> None:
+    """Who maps ports is told by the capability. What it does with them, nobody can know."""
+    programs, configs = me.home / "mappers", me.home / "mapped.d"
+    programs.mkdir(exist_ok=True)
+    configs.mkdir(exist_ok=True)
+    os.chown(configs, me.uid, -1)
+    mapper = programs / "mapper"
+    mapper.write_text('#!/bin/sh\nexec /usr/lib/cni/portmap "$@"\n')
+    mapper.chmod(0o755)
+    bridge = {"type": "bridge", "bridge": "ctnr-mapped", "isGateway": True, "ipMasq": True}
+    bridge["ipam"] = {"type": "host-local", "subnet": "10.77.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]}
+    plugins = [bridge, {"type": "mapper", "capabilities": {"portMappings": True}}]
+    conf = {"cniVersion": "1.0.0", "name": "mapped", "plugins": plugins}
+    (configs / "mapped.conflist").write_text(json.dumps(conf))
+    env = {"NETCONFPATH": str(configs), "CNI_PATH": f"{programs}:/usr/lib/cni"}
+    name = serve("mapped", "8080:80", env=env)
+    assert fetch(8080) == name
+    [port] = json.loads(me.ctnr("port", "--format=json", name).ok.stdout)
+    assert (port["host_port"], port["source_kept"]) == (8080, None)
+    for words in (("add", name, "8081:81"), ("rm", name, "8080:80")):
+        done = me.ctnr("port", *words)
+        assert (125, "its plugin mapper maps the ports" in done.stderr) == (done.status, True), done.stderr
+    assert (fetch(8080), is_free(8081)) == (name, True)
+    me.ctnr("rm", "-f", name).ok  # noqa: B018
+    assert is_free(8080)
+    me.ctnr("net", "rm", "mapped", env=env).ok  # noqa: B018
+
+
 def test_a_relay_that_is_not_known_is_told(me: Person) -> None:
     done = me.ctnr("run", "--network=slirp:portHandler=pigeon", "demo", "true")
     assert done.status == 125
     assert "option portHandler: slirp4netns or relay, not 'pigeon'" in done.stderr
 
 
-def test_what_can_not_be_changed_is_said(me: Person, serve: Callable[..., str]) -> None:
+def test_ports_of_ended_and_unknown_containers(me: Person, serve: Callable[..., str]) -> None:
     name = serve("bridge")
+    assert "does not publish 80/tcp" in me.ctnr("port", name, "80").stderr
+    assert "no container" in me.ctnr("port", "nobody").stderr
+    me.ctnr("stop", "-t0", name).ok  # noqa: B018
     done = me.ctnr("port", "add", name, "8080:80")
-    assert done.status == 125
-    assert "can't be changed while it runs" in done.stderr
-    assert "is not publish" in (said := me.ctnr("port", name, "80").stderr) or "does not publish" in said
-    assert (
-        "is not running" in me.ctnr("port", "nobody").stderr
-        or "no container" in me.ctnr("port", "nobody").stderr
+    assert (125, f"container {name} is not running" in done.stderr) == (done.status, True)
+    assert is_free(8080)
+
+
+def test_the_other_ports_of_a_range_stay_while_one_goes(
+    me: Person, network: str, serve: Callable[..., str]
+) -> None:
+    name = serve(network, "8080-8081:80-81")
+    assert fetch(8080) == fetch(8081) == name
+    missed, fetched, ending = [], 0, threading.Event()
+
+    def keep_asking() -> None:
+        nonlocal fetched
+        while not ending.is_set():
+            try:
+                fetch(8081, seconds=0)
+                fetched += 1
+            except OSError as error:
+                missed.append(str(error))
+
+    asker = threading.Thread(target=keep_asking)
+    asker.start()
+    try:
+        for _ in range(3):
+            me.ctnr("port", "rm", name, "8080:80").ok  # noqa: B018
+            assert is_free(8080)
+            me.ctnr("port", "add", name, "8080:80").ok  # noqa: B018
+    finally:
+        ending.set()
+        asker.join()
+    assert (missed, fetched > 3) == ([], True)
+    assert fetch(8080) == fetch(8081) == name
+
+
+@pytest.fixture(scope="module")
+def exposing(me: Person, machine: Machine, busybox_rootfs: Path) -> str:
+    """An image that names ports."""
+    ports: dict[str, dict[str, str]] = {"80/tcp": {}, "7/udp": {}, "90-91": {}}
+    layers = [images.tar_folder(busybox_rootfs)]
+    layout = images.write_image(machine.root / f"exposing-{me.uid}", layers, {"ExposedPorts": ports})
+    return me.ctnr("pull", "--quiet", "--image-policy=insecure", f"oci:{layout}").ok.stdout.strip()
+
+
+def test_all_ports_that_the_image_names(
+    me: Person, network: str, exposing: str, serve: Callable[..., str]
+) -> None:
+    name = serve(
+        network, "8080:80", flags=["-P", "--expose=81", "--expose", "8090-8091/udp"], image=exposing
     )
+    ports = json.loads(me.ctnr("port", "--format=json", name).ok.stdout)
+    chosen = {f"{one['container_port']}/{one['protocol']}": one["host_port"] for one in ports}
+    assert {"80/tcp", "81/tcp", "90/tcp", "91/tcp", "7/udp", "8090/udp", "8091/udp"} == set(chosen)
+    assert (len(ports), chosen["80/tcp"]) == (len(chosen), 8080), "what -p has opened is not opened twice"
+    assert all(port >= 1024 for port in chosen.values())
+    assert fetch(8080) == fetch(chosen["81/tcp"]) == name
+    assert echo(chosen["7/udp"]) == b"hello"
+
+
+def test_exposed_ports_stay_closed_unless_asked(
+    me: Person, exposing: str, serve: Callable[..., str]
+) -> None:
+    name = serve("slirp", flags=["--expose=81"], image=exposing)
+    assert me.ctnr("port", name).ok.stdout == ""
+    for wrong in ("8080:80", "80/sctp", "many"):
+        done = me.ctnr("run", f"--expose={wrong}", exposing, "true")
+        assert (125, f"port '{wrong}'" in done.stderr) == (done.status, True)
+
+
+def test_publishing_on_ipv6_is_refused_where_the_stack_below_can_not(me: Person) -> None:
+    refused = {
+        "slirp": "slirp4netns forwards IPv4 only",
+        "bridge": "gives its containers no IPv6 address"
+        if me.uid == 0
+        else "whose slirp4netns forwards IPv4 only",
+    }
+    for network, why in refused.items():
+        done = me.ctnr("create", f"--network={network}", "-p", "[::1]:8080:80", "no-such-image")
+        assert (125, why in done.stderr) == (done.status, True), done.stderr
+        assert "publish host port [::1]:8080/tcp" in done.stderr

@@ -138,7 +138,7 @@ class Stage:
             while left := await self.look() - before:  # noqa: ASYNC110 -- the kernel has no event for it
                 await trio.sleep(0.005)
         assert not left, f"{when}, these are left: {dict(left)}"
-        reserve_ports(parse_ports("8080-8081:80-81")).close()  # those of the stories
+        reserve_ports(parse_ports("8080-8082:80-82")).close()  # those of the stories
 
     async def _refill(self) -> None:
         """Until the pool has its namespaces again: one that was left must not be taken for one that is in store."""

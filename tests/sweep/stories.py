@@ -93,7 +93,15 @@ async def relay(stage: Stage, props: Props) -> None:
         carrier = container.attachments[0].slirp
         assert carrier is not None
         await carrier.publish(*parse_ports("8081:81"))
-        await carrier.withdraw(*parse_ports("8080:80"))
+        await carrier.withdraw(parse_ports("8080:80"))
+
+
+async def ports(stage: Stage, props: Props) -> None:
+    """Ports by portmap, one published and one of two withdrawn while the container runs."""
+    spec = _spec(props, "sleep", "1000", networks=["bridge"], ports="8080-8081:80-81")
+    async with stage.run(spec) as container:
+        await container.membership.publish(parse_ports("8082:82"))
+        await container.membership.withdraw(parse_ports("8080:80"))
 
 
 async def exec_in(stage: Stage, props: Props) -> None:
@@ -144,6 +152,7 @@ STORIES: dict[str, Story] = {
     "log": log,
     "connect": connect,
     "relay": relay,
+    "ports": ports,
     "exec": exec_in,
     "confined": confined,
     "detached": detached,

@@ -224,8 +224,8 @@ async def test_ports_are_published_and_withdrawn(
             reserve_ports([mapping])
         nursery.start_soon(inside, netns, SERVE_PEER, "8080", "1")
         assert await connect("127.0.0.1", mapping.host_port) == "10.0.2.2"
-        await slirp.withdraw(mapping)
-        await slirp.withdraw(mapping)
+        await slirp.withdraw([mapping])
+        await slirp.withdraw([mapping])
         assert [forward["proto"] for forward in await slirp.forwards()] == ["udp"]
         reserve_ports([mapping]).close()
         mapping = await slirp.publish(mapping)

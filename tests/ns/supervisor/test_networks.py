@@ -152,11 +152,15 @@ async def test_a_crash_in_privileged_mode_is_swept_at_the_next_start(bundle: Pat
         from netconf import load_builtin
         from supervisor import open_supervisor
         from supervisor.bundle import open_bundle
+        from supervisor.network.ports import parse_ports
         async def main():
             async with open_supervisor() as supervisor:
                 networks = [load_builtin("bridge"), load_builtin("default")]
-                spec = open_bundle({str(bundle)!r}, args=["sleep", "1000"], networks=networks)
+                spec = open_bundle(
+                    {str(bundle)!r}, args=["sleep", "1000"], networks=networks, ports=parse_ports("8080:80"))
                 async with supervisor.run(spec) as container:
+                    await container.membership.publish(parse_ports("8081-8082:81-82"))
+                    await container.membership.withdraw(parse_ports("8081:81"))
                     print("up", flush=True)
                     await trio.sleep_forever()
         trio.run(main)
@@ -171,11 +175,13 @@ async def test_a_crash_in_privileged_mode_is_swept_at_the_next_start(bundle: Pat
         process.send_signal(signal.SIGKILL)
     rules = nat_rules()
     assert "10.2.0.2" in rules, "privileged, a crash does leave something"
+    assert ("10.2.0.2:80" in rules, "10.2.0.2:82" in rules, "10.2.0.2:81" in rules) == (True, True, False)
     async with open_supervisor() as supervisor, supervisor.run(spec(bundle, ["true"])) as container:
         await container.wait()
     rules = nat_rules()
     assert "10.2.0.2" not in rules
     assert "10.3.0.2" not in rules
+    assert "CNI-DN-" not in rules
     assert not os.path.exists(JOURNAL_DIR)
     assert not os.path.exists(LEASE_DIR)
 

@@ -46,6 +46,19 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert bytes(loaded.network.plugins[0].raw) == bytes(NETWORK.plugins[0].raw)
 
 
+def test_parts_of_an_attachment_stand_beside_it(tmp_path: Path) -> None:
+    records = Records(str(tmp_path))
+    part = msgspec.structs.replace(a_record(with_result=False), part="ports1")
+    records.save(a_record())
+    records.save(part)
+    assert [(one.part, one.result is None) for one in records.list("c1")] == [("", False), ("ports1", True)]
+    assert records.load("c1", "cni0", "ports1") == records.list()[1]
+    records.remove("c1", "cni0", "ports1")
+    assert [one.part for one in records.list()] == [""]
+    with pytest.raises(NetconfError, match="not allowed"):
+        records.save(msgspec.structs.replace(part, part="../x"))
+
+
 def test_private_to_the_user(tmp_path: Path) -> None:
     records = Records(str(tmp_path / "records"))
     records.save(a_record())

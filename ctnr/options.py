@@ -14,6 +14,21 @@ from ctnr.requests import Run
 from supervisor.errors import SupervisorError
 
 
+class LimitOptions(TypedDict, total=False):
+    """Sizes in bytes, times in µs; -1 is no limit."""
+
+    memory: int
+    memory_swap: int
+    memory_reservation: int
+    cpus: float
+    cpu_quota: int
+    cpu_period: int
+    cpu_shares: int
+    cpuset_cpus: str
+    cpuset_mems: str
+    pids: int  # --pids-limit
+
+
 class RunOptions(TypedDict, total=False):
     """Each is the flag of `ctnr run` with that name, in the plural where it may be given several times.
 
@@ -67,6 +82,7 @@ class RunOptions(TypedDict, total=False):
     pull: Literal["missing", "always", "never", "newer"]
     platform: str
     oom_score_adj: int
+    limits: LimitOptions
 
 
 NOT_FOR_PROGRAMS = frozenset(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from supervisor.errors import AttachmentError as AttachmentError
     from supervisor.errors import CommandNotExecutable as CommandNotExecutable
     from supervisor.errors import CommandNotFound as CommandNotFound
+    from supervisor.errors import GroupFailed as GroupFailed
     from supervisor.errors import NameInUse as NameInUse
     from supervisor.errors import NotFound as NotFound
     from supervisor.errors import PluginError as PluginError
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from supervisor.spec import ContainerSpec as ContainerSpec
     from supervisor.spec import Program as Program
     from supervisor.spec import State as State
+    from supervisor.strategies import Group as Group
+    from supervisor.strategies import Member as Member
+    from supervisor.strategies import Strategy as Strategy
+    from supervisor.strategies import open_group as open_group
     from supervisor.supervisor import Supervisor as Supervisor
     from supervisor.supervisor import open_supervisor as open_supervisor
 
@@ -38,8 +43,8 @@ _HOMES = {
     "supervisor.bundle": ("open_bundle",),
     "supervisor.container": ("Container",),
     "supervisor.errors": (
-        "AttachmentError", "CommandNotExecutable", "CommandNotFound", "NameInUse", "NotFound", "PluginError",
-        "RuntimeFailed", "SandboxError", "SlirpError", "StepTimeout", "SupervisorError", "WrongState",
+        "AttachmentError", "CommandNotExecutable", "CommandNotFound", "GroupFailed", "NameInUse", "NotFound",
+        "PluginError", "RuntimeFailed", "SandboxError", "SlirpError", "StepTimeout", "SupervisorError", "WrongState",
     ),
     "supervisor.events": ("Event",),
     "supervisor.exec": ("Exec",),
@@ -48,6 +53,7 @@ _HOMES = {
     "supervisor.runtime.stdio": ("Stdio",),
     "supervisor.sandbox.process": ("Completed",),
     "supervisor.spec": ("ContainerSpec", "Program", "State"),
+    "supervisor.strategies": ("Group", "Member", "Strategy", "open_group"),
     "supervisor.supervisor": ("Supervisor", "open_supervisor"),
 }  # fmt: skip
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -74,6 +74,14 @@ class StepTimeout(SupervisorError):
         self.step, self.seconds = step, seconds
 
 
+class GroupFailed(SupervisorError):
+    """A group of containers had more restarts than it may have. `container` was the last to end, with `status`."""
+
+    def __init__(self, message: str, *, container: str, status: int) -> None:
+        super().__init__(message, cure="see the container's log, or give open_group more restarts")
+        self.container, self.status = container, status
+
+
 class NameInUse(SupervisorError):
     """Another container has that name."""
 

@@ -11,8 +11,8 @@ import trio
 
 import ctnr
 from ctnr import open_engine
-from ctnr.options import NOT_FOR_PROGRAMS
-from ctnr.requests import Run
+from ctnr.options import NOT_FOR_PROGRAMS, LimitOptions
+from ctnr.requests import Limits, Run
 from supervisor import CommandNotFound, Completed, NameInUse, NotFound, State, SupervisorError
 from tests.ns.ctnr.conftest import IMAGE, left_in
 
@@ -179,3 +179,4 @@ def test_every_option_of_a_run_has_its_keyword() -> None:
         "add them to ctnr/options.py, or to NOT_FOR_PROGRAMS"
     )
     assert keywords <= fields
+    assert set(LimitOptions.__annotations__) == set(Limits.__struct_fields__)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from itertools import count
 
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
 from ctnr.bundles.command import check_command, is_below
@@ -31,6 +32,7 @@ from ctnr.ports import choose_ports
 from ctnr.records import Record, labels_of
 from supervisor.container import Container
 from supervisor.errors import SupervisorError
+from supervisor.restart import parse_restart_policy
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
 from supervisor.spec import Built, ContainerSpec, Overlay, Prepared, Program
@@ -92,7 +94,9 @@ class Assembly:
             id=record.id,
             name=record.name,
             rootfs=Overlay(lower=tuple(reversed(image.layer_paths)), upper=bundle.upper, work=bundle.work),
-            build=partial(self._build, record, config, plan, fresh=not os.path.exists(bundle.upper)),
+            build=partial(
+                self._build, record, config, plan, rounds=count(int(os.path.exists(bundle.upper)))
+            ),
             build_process=partial(self._build_process, record),
             networks=chosen.requests,
             ports=choose_ports(
@@ -105,20 +109,28 @@ class Assembly:
             limits=limits,
             device_rules=rules,
             stdio=stdio,
-            log_path=log_path if not stdio.tty else None,
+            log_path=log_path,
             log_options=build_log_options(request, record.id, record.name),
             keep_stdin=request.interactive,
             stop_signal=parse_signal(signal),
             stop_seconds=10 if request.stop_timeout is None else request.stop_timeout,
             labels=labels_of(record),
+            restart=parse_restart_policy(request.restart),
             finish=finish,
         )
 
     async def _build(
-        self, record: Record, config: ImageConfig, plan: MountPlan, prepared: Prepared, *, fresh: bool
+        self,
+        record: Record,
+        config: ImageConfig,
+        plan: MountPlan,
+        prepared: Prepared,
+        *,
+        rounds: Iterator[int],
     ) -> Built:
-        """The bundle's configuration, once the root filesystem is there to look into."""
+        """The bundle's configuration, once the root filesystem is there to look into; called in every round."""
         request, realm = record.request, prepared.realm
+        fresh = next(rounds) == 0
         files = self._user_files.get(record.image_id) if fresh else None
         if files is None:
             files = await read_user_files(realm.sandbox, prepared.rootfs)

@@ -93,6 +93,7 @@ async def _serve_socket(
             nursery.start_soon(server.serve, listener)
             nursery.start_soon(_end_when_idle, server, engine)
             nursery.start_soon(_end_on_signal, server)
+            nursery.start_soon(engine.bring_back)
             _tell(ready_fd, None)
             log.info("service_started", version=__version__, store=store_dir)
             await server.stopping.wait()
@@ -115,7 +116,7 @@ async def run_engine(
         handlers = build_handlers(engine)
         server = Server(handlers, version=__version__)
         engine.server = server
-        server.is_idle = lambda: not supervisor.containers
+        server.is_idle = lambda: engine.is_idle
         with bare_errors():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(follow_host, supervisor, engine.records)
@@ -127,7 +128,7 @@ async def _end_when_idle(server: Server, engine: Engine) -> None:
     limit = float(os.environ.get("CTNR_IDLE_SECONDS", IDLE_SECONDS))
     while True:
         idle = time.monotonic() - server.last_used
-        if server.connections or engine.supervisor.containers:
+        if server.connections or not engine.is_idle:
             idle = 0
         if idle >= limit:
             server.stopping.set()

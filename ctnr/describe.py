@@ -24,11 +24,11 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
         "image_id": record.image_id,
         "command": record.command,
         "created": record.created,
-        "started": record.started,
-        "finished": record.finished if container is None else None,
+        "started": record.started if container is None else container.started_at or record.started,
+        "finished": record.finished if container is None else container.finished_at,
         "state": container.observed_state if container is not None else state,
-        "status": None if container is not None else record.status,
-        "error": record.error,
+        "status": record.status if container is None else _last_status(container),
+        "error": record.error if container is None or container.error is None else str(container.error),
         "pid": container.host_pid if container is not None else None,
         "networks": [
             {"network": one.network.name, "ifname": one.ifname, "addresses": one.addresses}
@@ -52,3 +52,8 @@ def describe_port(attachment: Attachment, mapping: PortMapping) -> dict[str, Any
         "network": attachment.network.name,
         "source_kept": attachment.publisher.keeps_source(mapping),
     }
+
+
+def _last_status(container: Container) -> int | None:
+    """Of its last round, unless another one runs."""
+    return container.status if container.finished_at is not None else None

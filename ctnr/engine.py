@@ -31,7 +31,9 @@ from netconf import search_path
 from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
 from supervisor.events import describe_event
+from supervisor.groups import single_error
 from supervisor.network.attachment import Attachment
+from supervisor.restart import Restart, parse_restart_policy
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
@@ -59,18 +61,20 @@ class Engine:
         self.records = Records(f"{store_dir}/containers", owner=f"{os.uname().nodename}:{runtime_dir}")
         self.server: Server | None = None
         self.started_at = time.time()
+        self.settled = trio.Event()  # what is to run whenever the service does has been started
+        self._turns: dict[str, trio.Lock] = {}
         self._assembly = Assembly(store_dir, privileged=supervisor.privileged)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs, and nothing is about to be brought back."""
+        return self.settled.is_set() and not self.supervisor.containers
 
     # From request to running container
 
     async def create(self, request: requests.Run, report: Report) -> Record:
         """Image, bundle and record of a container; nothing runs yet. Raises: SupervisorError, OSError."""
-        # what is wrong with limits, networks and ports is told before an image is fetched
-        build_limits(request.limits)
-        rootless = request.rootless or not self.supervisor.privileged
-        choose_ports(request, self._networks(request), rootless=rootless)
-        check_names(request.name, request.hostname)
-        check_log_options(request)
+        self._check(request)
         image = await self._image_of(request, report)
         process = self._assembly.config(image).config
         await self._make_room(request)
@@ -97,6 +101,19 @@ class Engine:
         self._tell("create", record)
         return record
 
+    def _check(self, request: requests.Run) -> None:
+        """What is wrong is told before an image is fetched. Raises: SupervisorError, NetconfError."""
+        build_limits(request.limits)
+        rootless = request.rootless or not self.supervisor.privileged
+        choose_ports(request, self._networks(request), rootless=rootless)
+        check_names(request.name, request.hostname)
+        check_log_options(request)
+        if parse_restart_policy(request.restart).when is not Restart.NO and request.remove:
+            raise SupervisorError(
+                f"--rm and --restart={request.restart}: what is to be started again can't be removed",
+                cure="leave out one of the two",
+            )
+
     async def _make_room(self, request: requests.Run) -> None:
         """The same command can be typed again: what has the name and has ended is waited for (its clean-up goes on when
         its client has its status), and forgotten if a bundle gave the name. What it wrote stays in the bundle."""
@@ -105,7 +122,7 @@ class Engine:
         if last is None or last.name != name:
             return
         container = self.live(last)
-        if container is not None and container.status is not None:
+        if container is not None and container.has_ended:
             await container.wait_gone()
         ended = self.live(last) is None and not self.bundles.is_busy(last.bundle)
         if ended and last.bundle == request.bundle == name:
@@ -146,8 +163,13 @@ class Engine:
         named = request.bundle is not None
         bundle.save(new_file(image.id, request.image or image.id, configuration, named=named))
 
-    async def start(self, record: Record, stdio: Stdio, *, background: bool | None = None) -> Container:
-        """Run what `create` has prepared. Raises: SupervisorError, NetconfError, OSError; then nothing runs."""
+    async def start(
+        self, record: Record, stdio: Stdio, *, background: bool | None = None, resumed: bool = False
+    ) -> Container:
+        """Run what `create` has prepared. Raises: SupervisorError, NetconfError, OSError; then nothing runs.
+
+        With `resumed` (it ran under the service before this one) a start that fails is tried again.
+        """
         request = record.request
         background = request.detach if background is None else background
         image = self.images.load(record.image_id)
@@ -163,25 +185,66 @@ class Engine:
                 log_path=self.records.log_path(record) if background else None,
                 finish=partial(self._finish, record, bundle),
             )  # fmt: skip
-            container = await self.supervisor.start(spec, rootless=request.rootless)
+            container = await self.supervisor.start(spec, rootless=request.rootless, resumed=resumed)
         except BaseException:
             bundle.close()
             raise
         record.started, record.finished, record.status, record.error = time.time(), None, None, None
+        record.wanted = background and spec.restart.is_lasting
+        self._save(record)
+        return container
+
+    def _save(self, record: Record) -> None:
+        """Of one that runs: its program may have filled the disk, and at its end it is saved again."""
         try:
             self.records.save(record)
         except OSError as exc:
-            # the program runs, and may itself have filled the disk; at its end this is saved again
             log.warning("record_not_saved", container=record.name, error=str(exc))
-        if background and container.streams.terminal is not None:
-            try:
-                container.streams.take_over_terminal(self.records.log_path(record))
-            except BaseException:
-                container.cancel()
-                with trio.CancelScope(shield=True):
-                    await container.wait_gone()
-                raise
-        return container
+
+    def unwant(self, record: Record) -> None:
+        """Somebody ends it: the next service does not bring it back."""
+        if record.wanted:
+            record.wanted = False
+            self._save(record)
+
+    async def ensure_running(self, record: Record, *, resumed: bool = False) -> None:
+        """In the background, as it was made; nothing if it runs. Raises: as `start`."""
+        async with self._turn(record):
+            container = self.live(record)
+            if container is not None and container.has_ended:
+                await container.wait_gone()
+            if self.live(record) is None:
+                stdio = Stdio(tty=record.request.tty)
+                await self.start(record, stdio, background=True, resumed=resumed)
+
+    async def restart(self, record: Record, grace_seconds: float | None) -> None:
+        """One more round of it, or its first one. Raises: as `start`."""
+        container = self.live(record)
+        if container is not None and not container.is_ending:
+            await container.restart(grace_seconds)
+            return
+        if container is not None:
+            await container.wait_gone()
+        await self.ensure_running(self.records.get(record.id))
+
+    def _turn(self, record: Record) -> trio.Lock:
+        return self._turns.setdefault(record.id, trio.Lock())
+
+    async def bring_back(self) -> None:
+        """Start what is to run whenever the service does, after the last one ended or was killed."""
+        async with trio.open_nursery() as nursery:
+            for record in self.records.all():
+                if record.wanted:
+                    nursery.start_soon(self._bring_back, record)
+        self.settled.set()
+
+    async def _bring_back(self, record: Record) -> None:
+        try:
+            await self.ensure_running(record, resumed=True)
+        except Exception as exc:
+            record.error = str(single_error(exc))
+            log.warning("container_not_brought_back", container=record.name, error=record.error)
+            self._tell("failed", record, error=record.error)
 
     async def _finish(self, record: Record, bundle: Bundle, container: Container) -> None:
         """The container is gone: say how it ended, and with --rm forget it."""
@@ -227,17 +290,22 @@ class Engine:
         self._forget(record)
 
     def _forget(self, record: Record) -> None:
+        self._turns.pop(record.id, None)
         self.records.remove(record)
         self._tell("destroy", record)
 
-    def _tell(self, action: str, record: Record) -> None:
+    def _tell(self, action: str, record: Record, error: str | None = None) -> None:
         """An event of a container that does not run."""
-        event = describe_event(action, record.id, record.name, labels_of(record))
+        told = {**labels_of(record), **({"error": error} if error is not None else {})}
+        event = describe_event(action, record.id, record.name, told)
         self.supervisor.event_log.tell(event)
 
     def keep_in_background(self, container: Container) -> None:
-        """Its client has detached: the terminal's output goes to the log from here."""
-        container.streams.take_over_terminal(self.records.log_path(self.records.get(container.id)))
+        """Its client has left it alone: the terminal's output goes to the log from here."""
+        record = self.records.get(container.id)
+        container.streams.take_over_terminal(self.records.log_path(record))
+        record.wanted = container.spec.restart.is_lasting
+        self._save(record)
 
     async def exec(self, request: requests.ExecIn, stdio: Stdio) -> Started:
         """One more program in a running container. Raises: NotFound, WrongState, SupervisorError."""

@@ -19,6 +19,7 @@ from supervisor.cgroups.limits import Limits
 from supervisor.container import Container
 from supervisor.network.attachment import Attachment
 from supervisor.network.ports import parse_all_ports
+from supervisor.restart import parse_restart_policy
 from supervisor.spec import State
 
 NEVER = "0001-01-01T00:00:00Z"  # Go's zero time: what scripts compare with
@@ -33,6 +34,7 @@ def inspect(
     image = config.config if config is not None else ImageProcess()
     command = list(record.command)
     limits = run.limits or Limits()
+    policy = parse_restart_policy(run.restart)
     return {
         "Id": record.id,
         "Name": record.name,
@@ -40,6 +42,7 @@ def inspect(
         "Path": command[0] if command else "",
         "Args": command[1:],
         "State": _state(record, container, row),
+        "RestartCount": container.backoff.count if container is not None else 0,
         "Image": record.image_id,
         "ImageName": record.image,
         "LogPath": log_path if log_driver(run) == "k8s-file" else "",
@@ -86,6 +89,7 @@ def inspect(
             "PortBindings": _bindings(run.publish, row["ports"]),
             "Privileged": run.privileged,
             "PublishAllPorts": run.publish_all,
+            "RestartPolicy": {"Name": str(policy.when), "MaximumRetryCount": policy.retries or 0},
             "ReadonlyRootfs": run.read_only,
             "ShmSize": run.shm_size,
             "Sysctls": dict(one.partition("=")[::2] for one in run.sysctls),
@@ -110,13 +114,14 @@ def _state(record: Record, container: Container | None, row: dict[str, Any]) -> 
     state = str(row["state"])
     return {
         "Status": "exited" if state == State.STOPPED else state,
-        "Running": state in (State.RUNNING, State.PAUSED),
+        "Running": state in (State.RUNNING, State.PAUSED, State.RESTARTING),
+        "Restarting": state == State.RESTARTING,
         "Paused": state == State.PAUSED,
         "OOMKilled": container.oom_killed if container is not None else record.oom_killed,
         "Pid": row["pid"] or 0,
         "ExitCode": row["status"] or 0,
-        "Error": record.error or "",
-        "StartedAt": _time(record.started),
+        "Error": row["error"] or "",
+        "StartedAt": _time(row["started"]),
         "FinishedAt": _time(row["finished"]),
     }
 

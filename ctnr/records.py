@@ -32,6 +32,7 @@ class Record(msgspec.Struct, kw_only=True):
     error: str | None = None
     oom_killed: bool = False
     log_lost: str | None = None  # why its log is not whole
+    wanted: bool = False  # to run whenever the service does: its policy lasts, and nobody has stopped it
     bundle: str = ""
     request: Run
 

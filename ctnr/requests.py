@@ -69,6 +69,7 @@ class Run(Request, tag="run"):
     log_max_files: int | None = None
     stop_signal: str | None = None
     stop_timeout: float | None = None
+    restart: str = "no"  # no | on-failure[:N] | always | unless-stopped
     image_policy: str | None = None  # absolute path, or "insecure"
     pull: str = "missing"  # missing | always | never | newer
     platform: str | None = None  # OS/ARCH[/VARIANT]
@@ -187,6 +188,10 @@ class ServiceStatus(Request, tag="service-status"):
     pass
 
 
+class ServiceStart(Request, tag="service-start"):
+    """Answered when the containers that are to run whenever the service does have been started."""
+
+
 class ServiceStop(Request, tag="service-stop"):
     force: bool = False  # also when containers run: they are stopped
 
@@ -217,6 +222,11 @@ class Start(Request, tag="start"):
 
 
 class Stop(Request, tag="stop"):
+    containers: tuple[str, ...]
+    seconds: float | None = None  # grace; None: the container's own
+
+
+class Restart(Request, tag="restart"):
     containers: tuple[str, ...]
     seconds: float | None = None  # grace; None: the container's own
 

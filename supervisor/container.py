@@ -92,16 +92,14 @@ class Container:
         """Live from set-up to the last trace, restarts included. `started` when the program runs.
 
         Raises before `started`: SupervisorError, OSError, NetconfError; all is undone then. After it nothing: see
-        `error`. With `resumed` it has `started` at once, and a first round that fails is one to be restarted after.
+        `error`. With `resumed` a first round that fails is one more to be restarted after.
         """
         structlog.contextvars.bind_contextvars(container=self.name)
         self._held.enter_context(self._realm.use())
         self._announce = partial(task_status.started, self)
-        if resumed:
-            self._has_started()
         try:
             with self._scope:
-                await self._rounds()
+                await self._rounds(resumed=resumed)
             if self._announce is not None:
                 raise WrongState(f"container {self.name} was ended while it was being started")
         except Exception as exc:
@@ -114,14 +112,14 @@ class Container:
             finally:
                 self._held.close()
 
-    async def _rounds(self) -> None:
+    async def _rounds(self, *, resumed: bool) -> None:
         """Raises: what the first round could not be set up with."""
         while True:
             try:
                 await self._use_living_realm()
                 await self._round.run()
             except Exception as exc:
-                if self._announce is not None:
+                if self._announce is not None and not resumed:
                     raise
                 self._round_failed(single_error(exc))
             if self._pause is None or not await self._back_off(self._pause):
@@ -198,6 +196,7 @@ class Container:
             self.status, self.finished_at = getattr(error, "exit_status", 125), time.time()
             self._again = False
             self._decide(self.status, 0)
+            self._has_started()
             self._attempted(error)
 
     def _decide(self, status: int, ran_seconds: float) -> None:
@@ -229,6 +228,10 @@ class Container:
         assert self.status is not None
         return self.status
 
+    async def wait_round(self) -> None:
+        """Until nothing is left of the round that is under way."""
+        await self._round.gone.wait()
+
     async def wait_gone(self) -> None:
         """Until nothing of it is left."""
         await self._gone.wait()
@@ -237,6 +240,11 @@ class Container:
     def has_ended(self) -> bool:
         """Its program has, for good; the clean-up may go on."""
         return self._exited.is_set()
+
+    @property
+    def is_ending(self) -> bool:
+        """It has ended, or somebody has asked for its end."""
+        return self._stopping or self.has_ended or self._scope.cancel_called
 
     @property
     def sandbox(self) -> Sandbox:
@@ -329,7 +337,7 @@ class Container:
         Who follows its output goes on following. Raises: WrongState if it has ended or is being stopped; what the round
         could not be set up with.
         """
-        if self._stopping or self.has_ended:
+        if self.is_ending:
             raise WrongState(f"container {self.name} has ended", cure=f"ctnr start {self.name}")
         attempt, current = self._attempt, self._round
         if self.state is not State.CREATED:

@@ -32,7 +32,7 @@ class Round:
         self.process: Process | None = None
         self.started_at: float | None = None  # trio's clock
         self.status: int | None = None  # of its program
-        self.ended = trio.Event()  # its program has
+        self.ended, self.gone = trio.Event(), trio.Event()  # its program has ended; nothing is left of it
         self.membership = Membership(container, realm, lambda: container.state is State.RUNNING)
         self.confinement = Confinement(container, realm)
         self._container = container
@@ -128,3 +128,4 @@ class Round:
             finally:
                 self.membership.forget_all()
                 await self._container.streams.end_round()
+                self.gone.set()

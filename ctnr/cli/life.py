@@ -1,4 +1,4 @@
-"""What is done to containers that exist: attach, start, stop, kill, rm, wait."""
+"""What is done to containers that exist: attach, start, stop, restart, kill, rm, wait."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ def stop(service: Service, options: Parsed) -> int:
     return for_each(service, options, "stop", {"seconds": options.seconds("time")})
 
 
+def restart(service: Service, options: Parsed) -> int:
+    if service.in_process:
+        raise UsageError(
+            "--no-service restart: nothing would keep it running", cure="leave out --no-service"
+        )
+    return for_each(service, options, "restart", {"seconds": options.seconds("time")})
+
+
 def kill(service: Service, options: Parsed) -> int:
     return for_each(service, options, "kill", {"signal": options.text("signal") or "KILL"})
 
@@ -82,6 +90,10 @@ _STATES = {
 }  # --all of them means those for which there is something to do
 _ALL = Option("all", "flag", "all there are", short="a")
 _NAMES = "CONTAINER …"
+_TIME = Option(
+    "time", "seconds", "how long to wait before killing [10s]",
+    short="t", metavar="TIME", aliases=("timeout",),
+)  # fmt: skip
 
 COMMANDS = {
     "attach": Command(
@@ -98,12 +110,13 @@ COMMANDS = {
         "stop", _NAMES, "Ask containers to end, and kill them if they do not.",
         (
             _ALL,
-            Option(
-                "time", "seconds", "how long to wait before killing [10s]",
-                short="t", metavar="TIME", aliases=("timeout",),
-            ),
+            _TIME,
         ),
         stop,
+    ),
+    "restart": Command(
+        "restart", _NAMES, "Stop containers and start them again; those that have ended are started.",
+        (_ALL, _TIME), restart,
     ),
     "kill": Command(
         "kill", _NAMES, "Send containers a signal.",

@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": ("looking", "show all that is known about containers"),
     "start": ("life", "start containers that were made or have ended"),
     "stop": ("life", "ask containers to end, and kill them if they do not"),
+    "restart": ("life", "stop containers and start them again"),
     "kill": ("life", "send containers a signal"),
     "pause": ("limits", "freeze all processes of containers"),
     "unpause": ("limits", "let the processes of paused containers go on"),
@@ -71,6 +72,7 @@ COMMANDS = {
     "info": ("system", "show the host: what is missing, and what cures it"),
     "version": ("system", "show the version"),
     "supervisor status": ("system", "show the service of this user"),
+    "supervisor start": ("system", "start the service of this user, and what is to run with it"),
     "supervisor stop": ("system", "end the service of this user"),
 }
 ALIASES = {

@@ -87,6 +87,8 @@ def describe_status(row: Event) -> str:
     if state in ("running", "paused", "stopping") and started:
         since = f"Up {human_time(time.time() - started)}"
         return since if state == "running" else f"{since} ({state})"
+    if state == "restarting":
+        return f"Restarting ({status}) {age(finished)}".rstrip()
     if status is not None:
         return f"Exited ({status}) {age(finished)}".rstrip()
     return state.capitalize()

@@ -26,7 +26,7 @@ STEERING = (
 # option → field, where nothing happens to the value on its way
 _PLAIN_TEXT = (
     "name", "bundle", "workdir", "user", "hostname", "stop_signal", "log_driver", "pull",
-    "platform", "ip", "mac_address:mac",
+    "platform", "ip", "mac_address:mac", "restart",
 )  # fmt: skip
 _PLAIN_LIST = (
     "publish", "expose", "tmpfs", "group_add", "dns", "dns_search", "cap_add", "cap_drop", "ulimit:ulimits",

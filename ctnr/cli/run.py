@@ -111,6 +111,12 @@ CREATE_OPTIONS = (
     PULL,
     QUIET,
     Option("read-only", "flag", "make the root file system read-only", aliases=("readonly",)),
+    Option(
+        "restart",
+        "text",
+        "start it again when it ends: no, on-failure[:N], always, unless-stopped",
+        metavar="POLICY",
+    ),
     Option("rm", "flag", "remove the container when it ends"),
     Option("rootless", "flag", "in a user namespace of its own, also when started by root"),
     Option("seccomp", "text", "profile of allowed system calls, or unconfined", metavar="FILE"),

@@ -1,4 +1,4 @@
-"""The host and the service: info, version, `supervisor status|stop`."""
+"""The host and the service: info, version, `supervisor status|start|stop`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.output import describe, human_time, paint, write_value
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller
+from ctnr.client.errors import UsageError
 from ctnr.client.session import ask
 
 TYPE_CHECKING = False
@@ -58,6 +59,16 @@ def _describe_service(value: Event) -> str:
     return describe({**value, "started": f"{since} ago"})
 
 
+def start(service: Service, options: Parsed) -> int:
+    """Starts one unless it runs, and waits for the containers that are to run whenever it does."""
+    if service.in_process:
+        raise UsageError(
+            "--no-service supervisor start: it would end at once", cure="leave out --no-service"
+        )
+    ask(service, base_request("service-start"), tell=Teller())
+    return 0
+
+
 def stop(service: Service, options: Parsed) -> int:
     """Fine if none runs."""
     request = {**base_request("service-stop"), "force": options.flag("force")}
@@ -91,6 +102,12 @@ COMMANDS = {
     "supervisor status": Command(
         "supervisor status", "", f"Show the service of this user; exit status {NOT_RUNNING} if none runs.", _FORMAT,
         status, most=0,
+    ),
+    "supervisor start": Command(
+        "supervisor start", "",
+        "Start the service of this user unless it runs, and the containers with --restart=always or unless-stopped "
+        "that nobody has stopped. Every command starts it, too; this is for after a reboot.",
+        (), start, most=0,
     ),
     "supervisor stop": Command(
         "supervisor stop", "", "End the service of this user; the next command starts it again.",

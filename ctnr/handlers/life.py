@@ -1,4 +1,4 @@
-"""What is done to containers that exist: start, stop, kill, wait, rm."""
+"""What is done to containers that exist: start, stop, restart, kill, wait, rm."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from ctnr import requests
 from ctnr.bundles.process import parse_signal
 from ctnr.engine import Engine
 from supervisor.errors import WrongState
-from supervisor.runtime.stdio import Stdio
 from supervisor.service.server import Connection
 
 
 async def start(engine: Engine, request: requests.Start, connection: Connection) -> Any:
     """In the background, as they were made. One that runs is fine."""
     for name in request.containers:
-        record = engine.records.get(name)
-        if engine.live(record) is None:
-            await engine.start(record, Stdio(tty=record.request.tty), background=True)
+        await engine.ensure_running(engine.records.get(name))
     return [engine.records.get(name).name for name in request.containers]
 
 
@@ -61,9 +58,20 @@ async def stop(engine: Engine, request: requests.Stop, connection: Connection) -
     """Stop signal, grace, SIGKILL. One that has stopped is fine."""
 
     async def one(name: str) -> None:
-        container = engine.live(engine.records.get(name))
+        record = engine.records.get(name)
+        engine.unwant(record)
+        container = engine.live(record)
         if container is not None:
             await container.stop(request.seconds)
+
+    return await each(request.containers, one)
+
+
+async def restart(engine: Engine, request: requests.Restart, connection: Connection) -> Any:
+    """Stop and start; one that has ended is started."""
+
+    async def one(name: str) -> None:
+        await engine.restart(engine.records.get(name), request.seconds)
 
     return await each(request.containers, one)
 
@@ -72,7 +80,11 @@ async def kill(engine: Engine, request: requests.Kill, connection: Connection) -
     number = parse_signal(request.signal)
 
     async def one(name: str) -> None:
-        container = engine.running(engine.records.get(name))
+        record = engine.records.get(name)
+        container = engine.running(record)
+        if number in (signals.SIGKILL, container.spec.stop_signal):  # meant to end it, so for good
+            engine.unwant(record)
+            container.end_restarts()
         await container.signal(number)
         if number == signals.SIGKILL:
             await container.wait_gone()
@@ -101,6 +113,7 @@ TABLE: dict[type[msgspec.Struct], Any] = {
     requests.Start: start,
     requests.Wait: wait,
     requests.Stop: stop,
+    requests.Restart: restart,
     requests.Kill: kill,
     requests.Remove: remove,
 }

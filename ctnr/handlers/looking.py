@@ -17,7 +17,7 @@ from supervisor.spec import State
 
 async def ps(engine: Engine, request: requests.Ps, connection: Connection) -> Any:
     rows = [engine.summary(record) for record in engine.records.all()]
-    return [row for row in rows if request.all or row["state"] in (State.RUNNING, State.PAUSED)]
+    return [row for row in rows if request.all or row["state"] not in (State.CREATED, State.STOPPED)]
 
 
 async def inspect(engine: Engine, request: requests.Inspect, connection: Connection) -> Any:

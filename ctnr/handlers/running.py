@@ -49,7 +49,7 @@ async def run(engine: Engine, request: requests.Run, connection: Connection) -> 
         raise
     if detached:
         return {"container": record.id, "name": record.name, "detached": True}
-    return Exited(await container.wait())
+    return Exited(container.status or 0)
 
 
 async def _announce(request: requests.Run | requests.ExecIn, connection: Connection) -> None:
@@ -59,13 +59,18 @@ async def _announce(request: requests.Run | requests.ExecIn, connection: Connect
 
 
 async def _accompany(engine: Engine, container: Container, connection: Connection) -> bool:
-    """Until a foreground container is gone, or its client detaches (True)."""
+    """Until a foreground container is gone, or its client detaches (True).
+
+    One that will be started again and has a terminal is left alone after its first round: its next terminal is another.
+    """
     terminal = (container.streams.terminal,) if container.streams.terminal is not None else ()
     await connection.send("started", terminal, container=container.id, name=container.name)
-    detached = await _obey_until(container.wait_gone, connection, partial(_signal, container))
-    if detached and container.state is State.RUNNING:
+    end = container.wait_round if container.spec.stdio.tty else container.wait_gone
+    detached = await _obey_until(end, connection, partial(_signal, container))
+    if not container.has_ended and (detached or container.spec.stdio.tty):
         engine.keep_in_background(container)
-        return True
+        return detached
+    await container.wait_gone()
     return False
 
 

@@ -21,6 +21,11 @@ async def service_status(engine: Engine, request: requests.ServiceStatus, connec
     return engine.service_status()
 
 
+async def service_start(engine: Engine, request: requests.ServiceStart, connection: Connection) -> Any:
+    await engine.settled.wait()
+    return engine.service_status()
+
+
 async def service_stop(engine: Engine, request: requests.ServiceStop, connection: Connection) -> Any:
     running = list(engine.supervisor.containers.values())
     if running and not request.force:
@@ -37,5 +42,6 @@ async def service_stop(engine: Engine, request: requests.ServiceStop, connection
 TABLE: dict[type[msgspec.Struct], Any] = {
     requests.Info: info,
     requests.ServiceStatus: service_status,
+    requests.ServiceStart: service_start,
     requests.ServiceStop: service_stop,
 }

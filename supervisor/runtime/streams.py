@@ -32,7 +32,7 @@ class Streams:
         self.output = Output(open_log(log_path, log_options) if log_path else None)
         self._stdio = stdio
         self._log_options = log_options
-        self._terminal_is_ours = False  # nobody else reads it
+        self._terminal_is_ours = log_path is not None  # nobody else reads it
         self._piped = log_path is not None and not stdio.tty
         self._keep_stdin = keep_stdin
         self._kept: list[int] = []  # for the rounds to come

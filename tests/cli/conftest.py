@@ -25,6 +25,14 @@ def me(request: pytest.FixtureRequest, machine: Machine, busybox_image: Path) ->
 
 
 @pytest.fixture
+def newcomer(as_user: Person, busybox_image: Path) -> Person:
+    """Somebody with the image `demo` and a service of a few seconds' age."""
+    pulled = as_user.ctnr("pull", "-q", "--image-policy=insecure", f"oci:{busybox_image}").ok.stdout.strip()
+    as_user.ctnr("image", "tag", pulled, "demo").ok  # noqa: B018
+    return as_user
+
+
+@pytest.fixture
 def names(me: Person) -> Iterator[list[str]]:
     """Containers that a test has started in the background; they are removed at its end."""
     made: list[str] = []

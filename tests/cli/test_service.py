@@ -10,18 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.world.machine import Machine
 from tests.world.people import Person
-
-
-@pytest.fixture
-def newcomer(as_user: Person, busybox_image: Path) -> Person:
-    """Somebody with the image `demo` and a service of a few seconds' age."""
-    pulled = as_user.ctnr("pull", "-q", "--image-policy=insecure", f"oci:{busybox_image}").ok.stdout.strip()
-    as_user.ctnr("image", "tag", pulled, "demo").ok  # noqa: B018
-    return as_user
 
 
 def daemons(person: Person) -> list[int]:

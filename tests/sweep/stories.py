@@ -16,6 +16,7 @@ from supervisor import ContainerSpec
 from supervisor.bundle import open_bundle
 from supervisor.cgroups.limits import Limits
 from supervisor.network.ports import parse_ports
+from supervisor.restart import Restart, RestartPolicy
 from supervisor.runtime.stdio import Stdio
 from tests.sweep.stage import IMAGE, Stage
 
@@ -104,6 +105,17 @@ async def ports(stage: Stage, props: Props) -> None:
         await container.membership.withdraw(parse_ports("8080:80"))
 
 
+async def restarts(stage: Stage, props: Props) -> None:
+    """By policy with its back-off, by hand, and stopped."""
+    policy = RestartPolicy(when=Restart.ON_FAILURE, retries=1, first_seconds=0.002)
+    failing = dataclasses.replace(_spec(props, "false", networks=["slirp"]), restart=policy)
+    async with stage.run(failing) as container:
+        assert await container.wait() == 1
+    async with stage.run(dataclasses.replace(_spec(props, "sleep", "1000"), restart=policy)) as container:
+        await container.restart(0)
+        await container.stop(0)
+
+
 async def exec_in(stage: Stage, props: Props) -> None:
     """One more program in a container, its output captured."""
     async with stage.run(_spec(props, "sleep", "1000")) as container:
@@ -153,6 +165,7 @@ STORIES: dict[str, Story] = {
     "connect": connect,
     "relay": relay,
     "ports": ports,
+    "restarts": restarts,
     "exec": exec_in,
     "confined": confined,
     "detached": detached,

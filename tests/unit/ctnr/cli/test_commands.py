@@ -23,6 +23,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "inspect": ("inspect web db", requests.Inspect),
     "start": ("start web", requests.Start),
     "stop": ("stop -t 1m30s web", requests.Stop),
+    "restart": ("restart -t 3 web", requests.Restart),
     "kill": ("kill -s TERM web", requests.Kill),
     "pause": ("pause web", requests.Pause),
     "unpause": ("unpause web db", requests.Unpause),
@@ -69,6 +70,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "info": ("info", requests.Info),
     "version": ("version", None),
     "supervisor status": ("supervisor status", requests.ServiceStatus),
+    "supervisor start": ("supervisor start", requests.ServiceStart),
     "supervisor stop": ("supervisor stop --force", requests.ServiceStop),
 }
 

@@ -21,6 +21,7 @@ from supervisor.container import Container
 from supervisor.events import EventReader
 from supervisor.exec import run_captured
 from supervisor.network.attachment import Attachment
+from supervisor.network.ports import PortMapping, parse_all_ports
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.process import Completed
 from supervisor.supervisor import Supervisor, ending, open_supervisor
@@ -134,6 +135,22 @@ class EmbeddedEngine:
     async def disconnect(self, container: Container, network: str) -> None:
         """Take it off a network, with the ports published there. Raises: WrongState, AttachmentError."""
         await self._engine.disconnect(container, network)
+
+    async def publish(self, container: Container, *specs: str) -> tuple[PortMapping, ...]:
+        """Open more ports of the host, `[[IP:]HOST:]PORT[/udp]` each, all of them or none; as they were chosen.
+
+        Raises: WrongState, AttachmentError (PortTaken, …), SupervisorError for what is no port.
+        """
+        added = await container.membership.publish(parse_all_ports(specs))
+        return tuple(mapping for _, mapping in added)
+
+    async def withdraw(self, container: Container, *specs: str) -> tuple[PortMapping, ...]:
+        """Close ports again. One without a host port stands for all that lead to the container's.
+
+        Raises: WrongState, NotFound, AttachmentError, ExceptionGroup.
+        """
+        gone = await container.membership.withdraw(parse_all_ports(specs))
+        return tuple(mapping for _, mapping in gone)
 
     # Images
 

@@ -76,6 +76,10 @@ class RunOptions(TypedDict, total=False):
     shm_size: int  # bytes
     labels: Sequence[str]  # KEY=VALUE
     annotations: Sequence[str]
+    log_driver: Literal["k8s-file", "journald", "none"]  # Container.logs reads the first
+    log_max_bytes: int
+    log_max_files: int
+    restart: str  # no, on-failure[:N], always or unless-stopped; not in a group
     stop_signal: str
     stop_timeout: float  # seconds
     image_policy: str  # a policy.json's path, or insecure

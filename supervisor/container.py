@@ -292,15 +292,24 @@ class Container:
         """What is published of it on the host; with `host_port` as it was chosen."""
         return tuple(port for one in self.attachments for port in one.ports)
 
-    def logs(self, *, follow: bool = False) -> AsyncGenerator[LogLine, None]:
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> AsyncGenerator[LogLine, None]:
         """The lines of its log in order, and with `follow` those to come until it ends.
 
-        Who leaves the loop early closes it: `async with aclosing(container.logs()) as lines`. Raises: WrongState.
+        `tail` is how many lines to begin before the end, `since` and `until` are Unix seconds. Who leaves the loop
+        early closes it: `async with aclosing(container.logs()) as lines`.
+        Raises: WrongState if it has no log in a file.
         """
         log = self.streams.output.log
         if not isinstance(log, LogWriter):
             raise WrongState(f"container {self.name} has no log", cure="start it with one in a file")
-        return follow_log(log.path, log if follow else None)
+        return follow_log(log.path, log if follow else None, tail=tail, since=since, until=until)
 
     async def signal(self, number: int) -> None:
         """Send a signal to its first process; a paused one takes it later, but for SIGKILL.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, suppress
 from math import inf
 
 import trio
@@ -60,7 +60,7 @@ class LogReader:
             if entries := self._wanted(whole + newline):
                 return entries
 
-    async def follow(self, log: Log | None) -> AsyncIterator[bytes]:
+    async def follow(self, log: Log | None) -> AsyncGenerator[bytes, None]:
         """As `read`, and, as long as `log` is written, what is to come (up to `until`)."""
         while True:
             changed = log.changed if log is not None else None
@@ -162,13 +162,21 @@ def read_log(path: str) -> Iterator[LogLine]:
                     yield parsed
 
 
-async def follow_log(path: str, log: Log | None) -> AsyncGenerator[LogLine, None]:
+async def follow_log(
+    path: str,
+    log: Log | None,
+    *,
+    tail: int | None = None,
+    since: float | None = None,
+    until: float | None = None,
+) -> AsyncGenerator[LogLine, None]:
     """The lines of a log, and, as long as `log` is written, those to come."""
-    with LogReader(path) as reader:
-        async for entries in reader.follow(log):
-            for line in lines_of(entries):
-                if (parsed := parse_line(line)) is not None:
-                    yield parsed
+    with LogReader(path, tail=tail, since=since, until=until) as reader:
+        async with aclosing(reader.follow(log)) as parts:
+            async for entries in parts:
+                for line in lines_of(entries):
+                    if (parsed := parse_line(line)) is not None:
+                        yield parsed
 
 
 def lines_of(entries: bytes) -> list[bytes]:

@@ -43,6 +43,7 @@ async def test_a_container_lives_as_long_as_its_block(store: Path, rootless: boo
                     if len(said) == 2:
                         break
             assert said == {"stdout": b"me\n", "stderr": b"err\n"}
+            assert len([line async for line in container.logs(tail=1)]) == 1
         assert (container.state, container.status) == (State.STOPPED, 137)
         assert engine.containers == ()
     assert left_in(store) == []
@@ -124,6 +125,10 @@ async def test_networks_change_while_it_runs(store: Path, rootless: bool) -> Non
         assert (attached.ifname, [at.ifname for at in one.attachments]) == ("cni1", ["cni0", "cni1"])
         found = await other.exec(["nslookup", "one"])
         assert (found.status, b"10.2.0." in found.stdout) == (0, True)
+        [mapping] = await engine.publish(one, "127.0.0.1::80")
+        assert one.ports == (mapping,)
+        assert await engine.withdraw(one, "80") == (mapping,)
+        assert one.ports == ()
         await engine.disconnect(one, "bridge")
         assert [at.network.name for at in one.attachments] == ["slirp"]
         assert b"cni0" not in (await one.exec(["ip", "addr"])).stdout

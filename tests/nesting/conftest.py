@@ -39,7 +39,8 @@ def alpine(machine: Machine, registry: Registry, busybox_rootfs: Path) -> str:
         [images.Entry("bin/nc", NETCAT, mode=0o755), images.Entry("etc/shrc", b"alias nc=/bin/nc\n")]
     )
     layout = images.write_image(machine.root / "alpine", [images.tar_folder(busybox_rootfs), netcat], config)
-    registry.push(layout, "library/alpine:3.8")
+    for tag in ("3.8", "latest"):
+        registry.push(layout, f"library/alpine:{tag}")
     return "docker://alpine:3.8"
 
 

@@ -37,6 +37,7 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
         "ports": describe_ports(container) if container is not None else [],
         "labels": parse_labels(record.request.labels),
         "bundle": record.bundle,
+        "volumes": record.request.volumes,
     }
 
 

@@ -118,8 +118,8 @@ class Engine:
         """The same command can be typed again: what has the name and has ended is waited for (its clean-up goes on when
         its client has its status), and forgotten if a bundle gave the name. What it wrote stays in the bundle."""
         name = request.name or request.bundle
-        last = self.records.find(name) if name else None
-        if last is None or last.name != name:
+        last = self.records.named(name) if name else None
+        if last is None:
             return
         container = self.live(last)
         if container is not None and container.has_ended:
@@ -268,6 +268,15 @@ class Engine:
             await self._forget_nested(nested, rootless)
             await self.remove(nested, rootless=rootless)
 
+    def rename(self, record: Record, name: str) -> None:
+        """Raises: NameInUse, BundleError, OSError."""
+        check_names(name, None)
+        self.records.rename(record, name)
+        container = self.live(record)
+        if container is not None:
+            container.name = name
+        self._tell("rename", record)
+
     async def forget_failed(self, record: Record) -> None:
         """A `run` that did not come to its start leaves nothing, as with podman and --rm."""
         if self.live(record) is None:
@@ -329,6 +338,14 @@ class Engine:
             record, self.live(record), log_path=self.records.log_path(record),
             config=self._assembly.config(image) if image is not None else None,
         )  # fmt: skip
+
+    async def size(self, record: Record) -> int:
+        """Bytes on disk of what a container has written: files of subordinate ids, so the sandbox counts."""
+        upper = f"{self.bundles.root}/{record.bundle}/upper"
+        if not os.path.isdir(upper):
+            return 0
+        done = await (await self.sandbox(record.request.rootless)).run(["du", "-sxB1", upper])
+        return int(done.stdout.split()[0]) if done.stdout else 0
 
     def live(self, record: Record) -> Container | None:
         """The container of a record, if it runs or is being started."""

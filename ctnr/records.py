@@ -84,6 +84,18 @@ class Records:
             raise
         return record
 
+    def rename(self, record: Record, name: str) -> None:
+        """Raises: NameInUse, OSError."""
+        taken = self.named(name)
+        if taken is not None:
+            raise NameInUse(f"the name {name} is in use by container {taken.id[:12]}", cure="choose another")
+        before, record.name = record.name, name
+        try:
+            self.save(record)
+        except OSError:
+            record.name = before
+            raise
+
     def save(self, record: Record) -> None:
         """Write it; readers see the old one or the new one, never half of it. Raises: OSError."""
         path = f"{self.directory(record)}/container.json"
@@ -100,6 +112,10 @@ class Records:
 
     def log_path(self, record: Record) -> str:
         return f"{self.directory(record)}/container.log"
+
+    def named(self, name: str) -> Record | None:
+        """The one with exactly that name."""
+        return next((record for record in self._load().values() if record.name == name), None)
 
     def find(self, name_or_id: str) -> Record | None:
         """By name, id, or a prefix of the id. Raises: SupervisorError if the prefix fits several."""

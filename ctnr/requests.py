@@ -211,6 +211,7 @@ class ExecIn(Request, tag="exec"):
 
 class Ps(Request, tag="ps"):
     all: bool = False
+    size: bool = False  # what each has written
 
 
 class Inspect(Request, tag="inspect"):
@@ -221,9 +222,18 @@ class Start(Request, tag="start"):
     containers: tuple[str, ...]
 
 
+class StartHere(Request, tag="start-here"):
+    """Start a container as `run` does in the foreground; descriptors 0, 1, 2 come along. One that runs is joined."""
+
+    container: str
+    interactive: bool = False
+    terminal: Terminal | None = None
+
+
 class Stop(Request, tag="stop"):
     containers: tuple[str, ...]
     seconds: float | None = None  # grace; None: the container's own
+    ignore: bool = False  # names that nobody has
 
 
 class Restart(Request, tag="restart"):
@@ -239,6 +249,12 @@ class Kill(Request, tag="kill"):
 class Remove(Request, tag="rm"):
     containers: tuple[str, ...]
     force: bool = False
+    ignore: bool = False  # names that nobody has
+
+
+class Rename(Request, tag="rename"):
+    container: str
+    name: str
 
 
 class Pause(Request, tag="pause"):

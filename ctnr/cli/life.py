@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from ctnr.cli.grammar import Command, Option, Parsed
-from ctnr.cli.output import write
+from ctnr.cli.moment import parse_moment
+from ctnr.cli.output import parse_filters, write
+from ctnr.cli.ps import matches
 from ctnr.cli.request import base_request
+from ctnr.cli.run import DETACH_KEYS, SIG_PROXY, check_detach_keys
 from ctnr.cli.tell import Teller
 from ctnr.client.errors import UsageError
 from ctnr.client.session import ask
@@ -14,11 +17,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ctnr.client.connect import Service
+    from ctnr.client.frames import Event
 
 
 def attach(service: Service, options: Parsed) -> int:
     from ctnr.cli.request import add_terminal
-    from ctnr.cli.run import check_detach_keys
     from ctnr.client.session import run_foreground
 
     keys = options.text("detach_keys")
@@ -37,11 +40,38 @@ def attach(service: Service, options: Parsed) -> int:
 def start(service: Service, options: Parsed) -> int:
     if service.in_process:
         raise UsageError("--no-service start: nothing would keep it running", cure="leave out --no-service")
+    if options.flag("attach") or options.flag("interactive"):
+        return _start_here(service, options)
     return for_each(service, options, "start", {})
 
 
+def _start_here(service: Service, options: Parsed) -> int:
+    from ctnr.cli.request import add_terminal
+    from ctnr.client.session import run_foreground
+
+    if len(options.args) != 1:
+        raise UsageError("start --attach takes one container", cure="start the others without it")
+    interactive = options.flag("interactive")
+    found = ask(service, {**base_request("inspect"), "containers": options.args}, tell=Teller())[0]
+    request = {**base_request("start-here"), "container": found["Id"], "interactive": interactive}
+    tty = bool(found["Config"]["Tty"])
+    if tty:
+        add_terminal(request)
+    keys = options.text("detach_keys")
+    check_detach_keys(keys)
+    teller = Teller()
+    return run_foreground(
+        service, request, tell=teller, tty=tty, interactive=interactive,
+        detached=lambda event: teller.note(f"detached; ctnr attach {event.get('name')} comes back"),
+        detach_keys="ctrl-p,ctrl-q" if keys is None else keys,
+        forward_signals=options.flag("sig_proxy", default=True),
+    )  # fmt: skip
+
+
 def stop(service: Service, options: Parsed) -> int:
-    return for_each(service, options, "stop", {"seconds": options.seconds("time")})
+    return for_each(
+        service, options, "stop", {"seconds": options.seconds("time"), "ignore": options.flag("ignore")}
+    )
 
 
 def restart(service: Service, options: Parsed) -> int:
@@ -57,7 +87,32 @@ def kill(service: Service, options: Parsed) -> int:
 
 
 def remove(service: Service, options: Parsed) -> int:
-    return for_each(service, options, "rm", {"force": options.flag("force")})
+    return for_each(
+        service, options, "rm", {"force": options.flag("force"), "ignore": options.flag("ignore")}
+    )
+
+
+def rename(service: Service, options: Parsed) -> int:
+    container, name = options.args
+    ask(service, {**base_request("rename"), "container": container, "name": name}, tell=Teller())
+    return 0
+
+
+def prune(service: Service, options: Parsed) -> int:
+    """Remove those that do not run: they have ended, or were never started."""
+    filters = parse_filters(options.list("filter"), ("label", "until"))
+    before = [parse_moment(value, "--filter until") for key, value in filters if key == "until"]
+    rows: list[Event] = ask(service, {**base_request("ps"), "all": True}, tell=Teller())
+    gone = [
+        row["id"]
+        for row in rows
+        if row["state"] in ("created", "stopped")
+        and matches(row, [one for one in filters if one[0] == "label"])
+        and all(float(row["created"]) < moment for moment in before)
+    ]
+    if gone:
+        _do(service, "rm", gone, {})
+    return 0
 
 
 def wait(service: Service, options: Parsed) -> int:
@@ -79,8 +134,21 @@ def for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any])
     if not names:
         raise UsageError("missing CONTAINER …", cure=f"see ctnr {op} --help")
     given = {key: value for key, value in fields.items() if value is not None}
-    ask(service, {**base_request(op), "containers": names, **given}, tell=Teller())
-    write("".join(f"{name}\n" for name in names))
+    return _do(service, op, names, given)
+
+
+def _do(service: Service, op: str, names: list[str], fields: dict[str, Any]) -> int:
+    """Print the names of those with which it went well, also if others fail. Raises: ClientError."""
+    teller = Teller()
+
+    def tell(event: Event) -> None:
+        if event.get("event") == "item":
+            write(f"{event['value']}\n")
+        else:
+            teller(event)
+
+    done = ask(service, {**base_request(op), "containers": names, **fields}, tell=tell)
+    write("".join(f"{name}\n" for name in done))
     return 0
 
 
@@ -89,6 +157,7 @@ _STATES = {
     "unpause": "paused",
 }  # --all of them means those for which there is something to do
 _ALL = Option("all", "flag", "all there are", short="a")
+_IGNORE = Option("ignore", "flag", "no error for names that nobody has", short="i")
 _NAMES = "CONTAINER …"
 _TIME = Option(
     "time", "seconds", "how long to wait before killing [10s]",
@@ -105,11 +174,21 @@ COMMANDS = {
         ),
         attach, least=1, most=1,
     ),
-    "start": Command("start", _NAMES, "Start containers that were made or have ended.", (), start, least=1),
+    "start": Command(
+        "start", _NAMES, "Start containers that were made or have ended.",
+        (
+            Option("attach", "flag", "in the foreground, as run does", short="a"),
+            DETACH_KEYS,
+            Option("interactive", "flag", "connect standard input; means --attach", short="i"),
+            SIG_PROXY,
+        ),
+        start, least=1,
+    ),
     "stop": Command(
         "stop", _NAMES, "Ask containers to end, and kill them if they do not.",
         (
             _ALL,
+            _IGNORE,
             _TIME,
         ),
         stop,
@@ -124,7 +203,22 @@ COMMANDS = {
     ),
     "rm": Command(
         "rm", _NAMES, "Remove containers.",
-        (_ALL, Option("force", "flag", "also those that run", short="f")), remove,
+        (
+            _ALL,
+            Option("force", "flag", "also those that run", short="f"),
+            _IGNORE,
+            Option("volumes", "flag", "with their anonymous volumes (which never outlive them)", short="v"),
+        ),
+        remove,
+    ),
+    "rename": Command("rename", "CONTAINER NAME", "Give a container another name.", (), rename, least=2, most=2),
+    "container prune": Command(
+        "container prune", "", "Remove all containers that do not run.",
+        (
+            Option("filter", "list", "only those that fit: label, until", metavar="KEY=VALUE"),
+            Option("force", "flag", "without a question (none is asked)", short="f"),
+        ),
+        prune, most=0,
     ),
     "wait": Command("wait", _NAMES, "Wait for containers to end and print their exit statuses.", (), wait, least=1),
 }  # fmt: skip

@@ -38,6 +38,8 @@ COMMANDS = {
     "update": ("limits", "change the limits of containers"),
     "wait": ("life", "wait for containers to end and print their exit statuses"),
     "rm": ("life", "remove containers"),
+    "rename": ("life", "give a container another name"),
+    "container prune": ("life", "remove all containers that do not run"),
     "pull": ("images", "fetch images"),
     "images": ("images", "list images"),
     "rmi": ("images", "remove images"),

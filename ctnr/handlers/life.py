@@ -16,10 +16,14 @@ from supervisor.service.server import Connection
 
 
 async def start(engine: Engine, request: requests.Start, connection: Connection) -> Any:
-    """In the background, as they were made. One that runs is fine."""
-    for name in request.containers:
-        await engine.ensure_running(engine.records.get(name))
-    return [engine.records.get(name).name for name in request.containers]
+    """In the background, as they were made, one after the other. One that runs is fine."""
+    turn = trio.StrictFIFOLock()  # the later ones may share namespaces of the earlier ones
+
+    async def one(name: str) -> None:
+        async with turn:
+            await engine.ensure_running(engine.records.get(name))
+
+    return await each(connection, request.containers, one)
 
 
 async def wait(engine: Engine, request: requests.Wait, connection: Connection) -> Any:
@@ -36,13 +40,18 @@ async def wait(engine: Engine, request: requests.Wait, connection: Connection) -
     return statuses
 
 
-async def each(names: tuple[str, ...], work: Any) -> list[str]:
-    """Do it for all at the same time, every one tried. Raises: ExceptionGroup, or the one error."""
+async def each(connection: Connection, names: tuple[str, ...], work: Any) -> list[str]:
+    """Do it for all at the same time, every one tried. Those with which it went well, in order.
+
+    Raises: ExceptionGroup if some failed; the others are told as `item` events before.
+    """
     failed: list[Exception] = []
+    done: set[str] = set()
 
     async def one(name: str) -> None:
         try:
             await work(name)
+            done.add(name)
         except Exception as exc:
             failed.append(exc)
 
@@ -50,6 +59,9 @@ async def each(names: tuple[str, ...], work: Any) -> list[str]:
         for name in dict.fromkeys(names):
             nursery.start_soon(one, name)
     if failed:
+        for name in names:
+            if name in done:
+                await connection.send("item", value=name)
         raise ExceptionGroup("some failed", failed)
     return list(names)
 
@@ -58,13 +70,15 @@ async def stop(engine: Engine, request: requests.Stop, connection: Connection) -
     """Stop signal, grace, SIGKILL. One that has stopped is fine."""
 
     async def one(name: str) -> None:
-        record = engine.records.get(name)
+        record = engine.records.find(name) if request.ignore else engine.records.get(name)
+        if record is None:
+            return
         engine.unwant(record)
         container = engine.live(record)
         if container is not None:
             await container.stop(request.seconds)
 
-    return await each(request.containers, one)
+    return await each(connection, request.containers, one)
 
 
 async def restart(engine: Engine, request: requests.Restart, connection: Connection) -> Any:
@@ -73,7 +87,7 @@ async def restart(engine: Engine, request: requests.Restart, connection: Connect
     async def one(name: str) -> None:
         await engine.restart(engine.records.get(name), request.seconds)
 
-    return await each(request.containers, one)
+    return await each(connection, request.containers, one)
 
 
 async def kill(engine: Engine, request: requests.Kill, connection: Connection) -> Any:
@@ -89,12 +103,14 @@ async def kill(engine: Engine, request: requests.Kill, connection: Connection) -
         if number == signals.SIGKILL:
             await container.wait_gone()
 
-    return await each(request.containers, one)
+    return await each(connection, request.containers, one)
 
 
 async def remove(engine: Engine, request: requests.Remove, connection: Connection) -> Any:
     async def one(name: str) -> None:
-        record = engine.records.get(name)
+        record = engine.records.find(name) if request.ignore else engine.records.get(name)
+        if record is None:
+            return
         container = engine.live(record)
         if container is not None:
             if not request.force:
@@ -106,7 +122,13 @@ async def remove(engine: Engine, request: requests.Remove, connection: Connectio
             await container.wait_gone()
         await engine.remove(record)
 
-    return await each(request.containers, one)
+    return await each(connection, request.containers, one)
+
+
+async def rename(engine: Engine, request: requests.Rename, connection: Connection) -> Any:
+    """At once for us; on its networks, where others look for it by name, from its next start on."""
+    engine.rename(engine.records.get(request.container), request.name)
+    return None
 
 
 TABLE: dict[type[msgspec.Struct], Any] = {
@@ -116,4 +138,5 @@ TABLE: dict[type[msgspec.Struct], Any] = {
     requests.Restart: restart,
     requests.Kill: kill,
     requests.Remove: remove,
+    requests.Rename: rename,
 }

@@ -17,14 +17,14 @@ async def pause(engine: Engine, request: requests.Pause, connection: Connection)
     async def one(name: str) -> None:
         await engine.running(engine.records.get(name)).confinement.pause()
 
-    return await each(request.containers, one)
+    return await each(connection, request.containers, one)
 
 
 async def unpause(engine: Engine, request: requests.Unpause, connection: Connection) -> Any:
     async def one(name: str) -> None:
         await engine.running(engine.records.get(name)).confinement.unpause()
 
-    return await each(request.containers, one)
+    return await each(connection, request.containers, one)
 
 
 async def update(engine: Engine, request: requests.Update, connection: Connection) -> Any:
@@ -41,7 +41,7 @@ async def update(engine: Engine, request: requests.Update, connection: Connectio
         record.request = msgspec.structs.replace(record.request, limits=limits)
         engine.records.save(record)
 
-    return await each(request.containers, one)
+    return await each(connection, request.containers, one)
 
 
 TABLE: dict[type[msgspec.Struct], Any] = {

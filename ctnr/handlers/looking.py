@@ -17,6 +17,8 @@ from supervisor.spec import State
 
 async def ps(engine: Engine, request: requests.Ps, connection: Connection) -> Any:
     rows = [engine.summary(record) for record in engine.records.all()]
+    for row in rows if request.size else ():
+        row["size_bytes"] = await engine.size(engine.records.get(row["id"]))
     return [row for row in rows if request.all or row["state"] not in (State.CREATED, State.STOPPED)]
 
 

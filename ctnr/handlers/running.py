@@ -13,6 +13,7 @@ import trio
 from ctnr import requests
 from ctnr.engine import Engine
 from ctnr.progress import reporting
+from ctnr.records import Record
 from supervisor.container import Container
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
@@ -31,7 +32,7 @@ async def run(engine: Engine, request: requests.Run, connection: Connection) -> 
             return {"container": record.id, "name": record.name}
         await _announce(request, connection)
         try:
-            container = await engine.start(record, _stdio(request, descriptors))
+            container = await engine.start(record, _stdio(request, descriptors, tty=request.tty))
         except BaseException:
             with trio.CancelScope(shield=True):
                 await engine.forget_failed(record)
@@ -40,6 +41,27 @@ async def run(engine: Engine, request: requests.Run, connection: Connection) -> 
         close_all(descriptors)
     if request.detach:
         return {"container": record.id, "name": record.name}
+    return await _stay(engine, record, container, connection)
+
+
+async def start_here(engine: Engine, request: requests.StartHere, connection: Connection) -> Any:
+    """`ctnr start --attach`: in the foreground, as run; a container that runs already is joined."""
+    record = engine.records.get(request.container)
+    if engine.live(record) is not None:
+        return await _join(engine, record, connection, stdin=request.interactive)
+    descriptors = connection.take_descriptors()
+    try:
+        stdio = _stdio(request, descriptors, tty=record.request.tty)
+        if not stdio.tty:
+            await connection.send("starting")
+        container = await engine.start(record, stdio, background=False)
+    finally:
+        close_all(descriptors)
+    return await _stay(engine, record, container, connection)
+
+
+async def _stay(engine: Engine, record: Record, container: Container, connection: Connection) -> Any:
+    """With a container that goes when its client goes, unless that detaches."""
     try:
         detached = await _accompany(engine, container, connection)
     except BaseException:  # the client has gone
@@ -100,12 +122,14 @@ async def _signal(container: Container, number: int) -> None:
         await container.signal(number)
 
 
-def _stdio(request: requests.Run | requests.ExecIn, descriptors: list[int]) -> Stdio:
+def _stdio(
+    request: requests.Run | requests.ExecIn | requests.StartHere, descriptors: list[int], *, tty: bool
+) -> Stdio:
     size = request.terminal
     rows, columns = (size.rows, size.columns) if size is not None else (0, 0)
-    if request.tty:
+    if tty:
         return Stdio(tty=True, rows=rows, columns=columns)
-    if request.detach or len(descriptors) < 3:
+    if len(descriptors) < 3 or (not isinstance(request, requests.StartHere) and request.detach):
         return Stdio()
     return Stdio(descriptors[0] if request.interactive else None, descriptors[1], descriptors[2])
 
@@ -115,7 +139,7 @@ async def exec_in(engine: Engine, request: requests.ExecIn, connection: Connecti
     descriptors = connection.take_descriptors()
     try:
         await _announce(request, connection)
-        started = await engine.exec(request, _stdio(request, descriptors))
+        started = await engine.exec(request, _stdio(request, descriptors, tty=request.tty))
     finally:
         close_all(descriptors)
     if request.detach:
@@ -147,12 +171,16 @@ async def attach(engine: Engine, request: requests.Attach, connection: Connectio
 
     `started` brings one descriptor to read from and, if there is something to type into, one more.
     """
+    return await _join(engine, engine.records.get(request.container), connection, stdin=request.stdin)
+
+
+async def _join(engine: Engine, record: Record, connection: Connection, *, stdin: bool) -> Any:
     close_all(connection.take_descriptors())
-    container = engine.running(engine.records.get(request.container))
+    container = engine.running(record)
     output = container.streams.output.subscribe()
     ends = [output]
     into = container.streams.terminal if container.spec.stdio.tty else container.streams.stdin
-    if into is not None and request.stdin:
+    if into is not None and stdin:
         ends.append(into)
     try:
         await connection.send(
@@ -169,4 +197,5 @@ TABLE: dict[type[msgspec.Struct], Any] = {
     requests.Run: run,
     requests.ExecIn: exec_in,
     requests.Attach: attach,
+    requests.StartHere: start_here,
 }

@@ -129,7 +129,7 @@ class FakeService:
             self.asked.append(request)
             self.descriptors.append(len(descriptors))
             op = request.__struct_config__.tag
-            events = self.answers.get(op, [_result(None)])
+            events = self.answers.get(op, [_result(list(getattr(request, "containers", ())))])
             if op == "run" and (request.detach or not request.start):
                 events = [_result({"container": ID, "name": "web"})]
             for event in events:

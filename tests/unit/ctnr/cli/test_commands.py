@@ -29,7 +29,9 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "unpause": ("unpause web db", requests.Unpause),
     "update": ("update -m 64m --memory-swap=-1 --cpus 1.5 --pids-limit 9 web", requests.Update),
     "wait": ("wait web db", requests.Wait),
-    "rm": ("rm -f web", requests.Remove),
+    "rm": ("rm -f -i web", requests.Remove),
+    "rename": ("rename web site", requests.Rename),
+    "container prune": ("container prune", requests.Ps),
     "pull": ("pull --platform linux/arm64 docker://alpine", requests.Pull),
     "images": ("images", requests.Images),
     "rmi": ("rmi -f demo", requests.ImageRemove),
@@ -85,7 +87,58 @@ def test_every_command_is_understood(ctnr: Ctnr, command: str) -> None:
 
 
 def test_every_request_is_asked_by_some_command() -> None:
-    assert {kind for _, kind in LINES.values()} - {None} == set(KINDS)
+    assert {kind for _, kind in LINES.values()} - {None} == set(KINDS) - {requests.StartHere}  # see below
+
+
+def test_a_start_in_the_foreground_looks_first_whether_there_is_a_terminal(ctnr: Ctnr) -> None:
+    ctnr.service.answers["inspect"] = [{"event": "result", "value": [{"Id": ID, "Config": {"Tty": False}}]}]
+    ctnr.service.answers["start-here"] = [{"event": "starting"}, {"event": "exited", "status": 5}]
+    assert ctnr("start", "-ai", "web") == 5
+    assert ctnr.asked == requests.StartHere(version=ctnr.asked.version, container=ID, interactive=True)
+    assert ctnr.service.descriptors[-1] == 3
+    assert ctnr("start", "-a", "web", "db") == 125
+
+
+def test_what_went_well_is_printed_beside_the_error(ctnr: Ctnr) -> None:
+    ctnr.service.answers["rm"] = [
+        {"event": "item", "value": "web"},
+        {"event": "error", "message": "no container has the name db", "status": 125},
+    ]
+    assert ctnr("rm", "web", "db") == 125
+    assert (ctnr.out, ctnr.err) == ("web\n", "ctnr: no container has the name db\n")
+
+
+def test_prune_takes_those_that_do_not_run(ctnr: Ctnr) -> None:
+    row = ctnr.service.answers["ps"][0]["value"][0]
+    rows = [{**row, "id": state, "state": state} for state in ("running", "paused", "stopped", "created")]
+    ctnr.service.answers["ps"][0]["value"] = rows
+    ctnr("container", "prune", "-f")
+    assert ctnr.asked.containers == ("stopped", "created")
+    assert ctnr.out == "stopped\ncreated\n"
+    ctnr("container", "prune", "--filter", "label=tier=back")
+    assert isinstance(ctnr.asked, requests.Ps)
+    ctnr("container", "prune", "--filter", "until=1970-01-01T00:00:00Z")
+    assert isinstance(ctnr.asked, requests.Ps)
+
+
+def test_rows_are_chosen_and_sorted(ctnr: Ctnr) -> None:
+    row = ctnr.service.answers["ps"][0]["value"][0]
+    rows = [
+        {**row, "id": f"{at}{ID[1:]}", "name": name, "created": float(at), "size_bytes": 10 - at}
+        for at, name in enumerate(("web2", "web", "db"), 1)
+    ]
+    ctnr.service.answers["ps"][0]["value"] = rows
+    for words, names in (
+        ("--filter name=^web$", "web"), ("--filter name=web", "web2 web"), ("--filter since=web", "db"),
+        ("--filter before=web", "web2"), ("--sort names", "db web web2"), ("-s --sort size", "db web web2"),
+        ("-n 2", "db web"), ("-l", "db"), ("--filter id=2", "web"),
+    ):  # fmt: skip
+        assert ctnr("ps", "-a", "--format", "{{.Names}}", *words.split()) == 0
+        assert ctnr.out.split() == names.split(), words
+    ctnr("ps", "-s")
+    assert ctnr.out.splitlines()[0].endswith("SIZE")
+    for wrong in ("--sort=weight", "--filter=name=[", "--filter=before=nobody"):
+        assert ctnr("ps", wrong) == 125, wrong
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *ALIASES])

@@ -67,7 +67,11 @@ class Runtime:
         Raises: CommandNotFound, CommandNotExecutable, RuntimeFailed.
         """
         return await self._start(
-            ["run", "--detach", "--bundle", directory], directory, container, stdio, joins
+            ["run", "--detach", "--no-new-keyring", "--bundle", directory],
+            directory,
+            container,
+            stdio,
+            joins,
         )
 
     async def exec(

@@ -67,6 +67,10 @@ def _enter_namespaces(control: socket.socket, *, userns: bool) -> None:
         _reply(control, {"id": 0, "init": pid})
         os._exit(0)
     os.setsid()
+    try:
+        syscalls.join_session_keyring()
+    except OSError:
+        pass  # forbidden in containers without privileges: theirs is inherited there
 
 
 def _prepare_mounts(run_dir: str) -> None:

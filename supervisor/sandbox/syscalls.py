@@ -38,12 +38,15 @@ IN_DELETE_SELF = 0x400
 IN_MOVE_SELF = 0x800
 IN_ONLYDIR = 0x1000000
 
+KEYCTL_JOIN_SESSION_KEYRING = 1
+
 RESOLVE_IN_ROOT = 0x10
 RESOLVE_NO_MAGICLINKS = 0x02
 
 _SYS = {  # the same on every architecture since Linux 5.x, but for clone
     "openat2": 437,
 }
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -103,6 +106,15 @@ def clone_sibling(flags: int) -> int:
     if os.uname().machine == "s390x":  # there the stack comes first
         arguments[1], arguments[2] = arguments[2], arguments[1]
     return _check(_libc.syscall(*arguments), "clone", hex(flags))
+
+
+def join_session_keyring() -> None:
+    """keyctl(2): a session keyring of our own, new and without a name."""
+    number = _SYS_KEYCTL[os.uname().machine]
+    result = _libc.syscall(
+        ctypes.c_long(number), ctypes.c_long(KEYCTL_JOIN_SESSION_KEYRING), ctypes.c_char_p(None)
+    )
+    _check(result, "keyctl", "join session keyring")
 
 
 class _OpenHow(ctypes.Structure):

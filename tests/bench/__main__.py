@@ -62,6 +62,7 @@ def prepare(person: Person, rootfs: Path) -> Pair:
     (config / "storage.conf").write_text('[storage]\ndriver = "overlay"\n')
     (config / "containers.conf").write_text(
         '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "crun"\n'
+        "[containers]\nkeyring = false\n"  # a user may have 200
     )
     (config / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
     runtime_dir = Path("/run/user", str(person.uid))  # a short path: podman's sockets lie deep below it

@@ -120,3 +120,16 @@ def test_the_service_and_the_store_are_the_users_alone(me: Person) -> None:
     assert stat.S_IMODE(me.runtime_dir.stat().st_mode) == 0o700
     assert {me.uid} == {os.stat(path).st_uid for path in (service, me.runtime_dir, me.store_dir)}
     assert stat.S_IMODE(me.store_dir.stat().st_mode) & 0o077 == 0
+
+
+def test_containers_take_no_keys_of_the_users_quota(me: Person, names: list[str]) -> None:
+    def keys() -> int:
+        uses = [line.split() for line in Path("/proc/key-users").read_text().splitlines()]
+        return next((int(words[2].partition("/")[0]) for words in uses if words[0] == f"{me.uid}:"), 0)
+
+    inside(me, "true")
+    before = keys()
+    for number in range(4):
+        names.append(f"k{number}")
+        me.ctnr("run", "-d", "--name", names[-1], "--network=none", "demo", "sleep", "100").ok  # noqa: B018
+    assert before == keys()

@@ -182,7 +182,7 @@ class EmbeddedEngine:
         await remove_images(self._engine, requests.ImageRemove(version="", images=(image,), force=force))
 
 
-def _tell_nobody(progress: Progress) -> None:
+def tell_nobody(progress: Progress) -> None:
     pass
 
 
@@ -192,7 +192,7 @@ async def open_engine(
     *,
     run_dir: str | None = None,
     runtime: str | None = None,
-    report: Report = _tell_nobody,
+    report: Report = tell_nobody,
 ) -> AsyncIterator[EmbeddedEngine]:
     """An engine for as long as the block lasts; leaving it ends every container.
 

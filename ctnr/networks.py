@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import ipaddress
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -211,7 +212,7 @@ async def create_network(directories: Sequence[str], request: requests.NetCreate
                 f"there is a network {request.name} already: {found.source}",
                 cure=f"choose another name, or: ctnr net rm {request.name}",
             )
-        conf = build_conf(request, known, list(read_routes()))
+        conf = build_conf(request, known, [*read_routes(), *read_ipv6_routes()])
         raw = msgspec.json.format(msgspec.json.encode(conf), indent=2) + b"\n"
         network = NetworkList.from_bytes(raw, path)
         _write_new(path, raw)
@@ -229,6 +230,11 @@ def build_conf(
         plugin = _slirp_plugin(request, subnet)
     elif request.driver == "bridge":
         plugin = _bridge_plugin(request, subnet)
+        if request.ipv6:
+            used = [*(one for one, _ in taken), *(one for one, _ in routes)]
+            _add_ipv6(
+                plugin, next(one for one in _local_subnets() if not any(_overlap(one, o) for o in used))
+            )
     else:
         raise SupervisorError(f"driver {request.driver} is not known", cure="bridge or slirp")
     head = {"cniVersion": "1.0.0", "name": request.name, "ctnr": {"created": int(time.time())}}
@@ -298,6 +304,19 @@ def _bridge_plugin(request: requests.NetCreate, subnet: Subnet) -> dict[str, Any
     return {**plugin, "capabilities": {"ips": True, "mac": True}, "ipam": ipam}
 
 
+def _add_ipv6(plugin: dict[str, Any], subnet: Subnet) -> None:
+    ipam = plugin["ipam"]
+    ipam["ranges"].append([{"subnet": str(subnet)}])
+    if "routes" in ipam:
+        ipam["routes"].append({"dst": "::/0"})
+
+
+def _local_subnets() -> Iterator[Subnet]:
+    """Unique local networks with a random global id (RFC 4193 section 3.2)."""
+    while True:
+        yield ipaddress.IPv6Network((b"\xfd" + secrets.token_bytes(5) + bytes(10), 64))
+
+
 def _slirp_plugin(request: requests.NetCreate, subnet: Subnet) -> dict[str, Any]:
     if request.internal:
         raise SupervisorError("driver slirp is a way out: it can't be internal", cure="--driver bridge")
@@ -309,6 +328,8 @@ def _slirp_plugin(request: requests.NetCreate, subnet: Subnet) -> dict[str, Any]
     asked: dict[str, Any] = {"hostLoopback": False, "cidr": str(subnet)}
     if request.mtu is not None:
         asked["mtu"] = request.mtu
+    if request.ipv6:
+        asked["enableIPv6"] = True
     for key, text in _pairs(request.options).items():
         asked[_PODMAN_NAMES.get(key, key)] = _PODMAN_VALUES.get(text, text)
     options: SlirpOptions = decode_options(asked, lax=True)
@@ -440,6 +461,20 @@ def read_routes(path: str = "/proc/self/net/route") -> Iterator[tuple[Subnet, bo
         if any(mask):
             prefix = bin(int.from_bytes(mask, "big")).count("1")
             yield ipaddress.IPv4Network((destination, prefix), strict=False), not any(gateway)
+
+
+def read_ipv6_routes(path: str = "/proc/self/net/ipv6_route") -> Iterator[tuple[Subnet, bool]]:
+    """The host's IPv6 routes but default ones, and whether each is on link."""
+    try:
+        with open(path, encoding="ascii") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        destination, prefix, _, _, gateway, *_ = line.split()
+        if int(prefix, 16):
+            network = ipaddress.IPv6Network((bytes.fromhex(destination), int(prefix, 16)), strict=False)
+            yield network, not int(gateway, 16)
 
 
 def _overlap(one: Subnet, other: Subnet) -> bool:

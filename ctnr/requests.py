@@ -334,6 +334,7 @@ class NetCreate(Request, tag="net-create"):
     gateway: str | None = None
     mtu: int | None = None
     internal: bool = False
+    ipv6: bool = False  # as well
     options: tuple[str, ...] = ()  # KEY=VALUE, the driver's
     environ: dict[str, str] = {}  # the caller's NETCONFPATH
 

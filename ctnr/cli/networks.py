@@ -55,7 +55,7 @@ def create(service: Service, options: Parsed) -> int:
     more: dict[str, Any] = {"mtu": options.number("mtu")} if options.given("mtu") else {}
     network = _ask(
         service, "net-create", name=options.args[0], internal=options.flag("internal"),
-        options=options.list("opt"), **fields, **more,
+        ipv6=options.flag("ipv6"), options=options.list("opt"), **fields, **more,
     )  # fmt: skip
     write_value(network, options.text("format"), lambda value: f"{value['name']}\n")
     return 0
@@ -191,6 +191,7 @@ COMMANDS = {
             Option("format", "text", "json, or a template", metavar="FORMAT"),
             Option("gateway", "text", "the bridge's address [the subnet's first]", metavar="ADDRESS"),
             Option("internal", "flag", "no way out of it"),
+            Option("ipv6", "flag", "IPv6 addresses as well; a free subnet is found"),
             Option("mtu", "number", "largest packet", metavar="BYTES"),
             Option("opt", "list", "an option of the driver", short="o", metavar="KEY=VALUE"),
             Option("subnet", "text", "its addresses [a free subnet is found]", metavar="SUBNET"),

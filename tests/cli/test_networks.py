@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import socketserver
@@ -225,6 +226,42 @@ def test_create_use_and_remove(me: Person, own: Path, start: Start, internet: In
     assert "via 10.77.0.9" in run(me, "--network=mine", script="ip route"), (
         "the old bridge is not in the way"
     )
+
+
+SERVE6 = "nc -ll -p 80 -e sh -c 'read line; printf \"HTTP/1.0 200 OK\\r\\n\\r\\nhello\"'"
+
+
+def test_a_bridge_with_ipv6(me: Person, own: Path, start: Start) -> None:
+    me.ctnr("net", "create", "six", "--ipv6").ok  # noqa: B018
+    me.ctnr("net", "create", "other6", "--ipv6", "--internal").ok  # noqa: B018
+    four, six = inspected(me, "six")["subnets"]
+    assert (ipaddress.ip_network(four).version, ipaddress.ip_network(six).prefixlen) == (4, 64)
+    assert ipaddress.ip_network(six).subnet_of(ipaddress.ip_network("fd00::/8"))
+    assert six != inspected(me, "other6")["subnets"][1]
+    start("a", "--network=six", "--cap-add=NET_RAW")
+    start("b", "--network=six")
+    addresses = {name: address6(me, name) for name in ("a", "b")}
+    assert all(ipaddress.ip_address(one) in ipaddress.ip_network(six) for one in addresses.values())
+    assert "tentative" not in inside(me, "a", "ip -6 addr show cni0")
+    assert "1 packets received" in inside(me, "a", f"ping -6 -c1 -W5 {addresses['b']}")
+    assert addresses["b"] in inside(me, "a", "nslookup -type=aaaa b | tail -n +3")
+    assert four.rpartition(".")[0] in inside(me, "a", "nslookup -type=a b | tail -n +3")
+    assert "name = b" in inside(me, "a", f"nslookup {addresses['b']} | tail -n +3")
+    me.ctnr("exec", "-d", "b", "sh", "-c", SERVE6).ok  # noqa: B018
+    once = f"wget -qO- 'http://[{addresses['b']}]/' | grep hello && exit"
+    fetch = f"for i in $(seq 50); do {once}; usleep 100000; done; exit 1"
+    assert inside(me, "a", fetch).strip() == "hello"
+    start("c", "--network=other6")
+    assert "default" in inside(me, "a", "ip -6 route")
+    assert "default" not in inside(me, "c", "ip -6 route")
+    me.ctnr("rm", "-f", "a", "b", "c").ok  # noqa: B018
+    start("a", "--network=six")
+    assert address6(me, "a") not in addresses.values(), "the next free ones first, as with IPv4"
+
+
+def address6(me: Person, name: str) -> str:
+    [row] = json.loads(me.ctnr("inspect", name).ok.stdout)
+    return str(row["NetworkSettings"]["Networks"]["six" if name != "c" else "other6"]["GlobalIPv6Address"])
 
 
 def test_free_subnets_are_chosen_also_by_many_at_once(me: Person, own: Path) -> None:

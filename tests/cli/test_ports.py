@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.world import images
-from tests.world.internet import ROUTER_ADDRESS, Internet
+from tests.world.internet import MACHINE_ADDRESS6, ROUTER_ADDRESS, ROUTER_ADDRESS6, Internet
 from tests.world.machine import Machine
 from tests.world.people import Person
 
@@ -26,12 +26,18 @@ class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write((socket.gethostname() if self.path == "/" else self.client_address[0]).encode())
+        peer = self.client_address[0].removeprefix("::ffff:")
+        self.wfile.write((socket.gethostname() if self.path == "/" else peer).encode())
 class Echo(socketserver.BaseRequestHandler):
     def handle(self):
         said = self.request[0] if self.request[0] != b"peer" else self.client_address[0].encode()
         self.request[1].sendto(said, self.client_address)
-servers = [http.server.ThreadingHTTPServer(("", port), Page) for port in (80, 81)]
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+    def server_bind(self):
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+servers = [Server(("::", port), Page) for port in (80, 81)]
 for server in (*servers, socketserver.UDPServer(("", 7), Echo)):
     threading.Thread(target=server.serve_forever).start()
 """
@@ -368,6 +374,30 @@ def test_exposed_ports_stay_closed_unless_asked(
     for wrong in ("8080:80", "80/sctp", "many"):
         done = me.ctnr("run", f"--expose={wrong}", exposing, "true")
         assert (125, f"port '{wrong}'" in done.stderr) == (done.status, True)
+
+
+def test_publishing_on_ipv6_by_a_bridge_that_has_it(
+    me: Person, serve: Callable[..., str], internet: Internet
+) -> None:
+    me.ctnr("net", "create", "six", "--ipv6").ok  # noqa: B018
+    try:
+        if me.uid != 0:
+            done = me.ctnr("create", "--network=six", "-p", "[::]:8080:80", "demo", "true")
+            assert (125, "whose slirp4netns forwards IPv4 only" in done.stderr) == (done.status, True)
+            return
+        name = serve("six", f"[{MACHINE_ADDRESS6}]:8080:80", "8081:81")
+        assert fetch(8081) == name
+        url = f"http://[{MACHINE_ADDRESS6}]:8080/"
+        assert name == internet.run("busybox", "wget", "-qO-", url).decode()
+        assert ROUTER_ADDRESS6 == internet.run("busybox", "wget", "-qO-", f"{url}peer").decode()
+        me.ctnr("port", "add", name, f"[{MACHINE_ADDRESS6}]:8082:81").ok  # noqa: B018
+        assert name == internet.run("busybox", "wget", "-qO-", url.replace("8080", "8082")).decode()
+        me.ctnr("rm", "-f", name).ok  # noqa: B018
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection((MACHINE_ADDRESS6, 8080), timeout=3)
+    finally:
+        me.ctnr("rm", "-f", "served")
+        me.ctnr("net", "rm", "six").ok  # noqa: B018
 
 
 def test_publishing_on_ipv6_is_refused_where_the_stack_below_can_not(me: Person) -> None:

@@ -294,6 +294,23 @@ class Logs(Request, tag="logs"):
     until: float | None = None
 
 
+class Copy(Request, tag="cp"):
+    """`source` and `target` are containers, "" the host; an archive's descriptor comes with the frame."""
+
+    source_path: str
+    target_path: str
+    source: str = ""
+    target: str = ""
+    archive: bool = False  # keep owners and groups
+    follow: bool = False
+    from_archive: bool = False  # the source is a tar archive
+    to_archive: bool = False
+
+
+class Diff(Request, tag="diff"):
+    container: str
+
+
 class Attach(Request, tag="attach"):
     container: str
     terminal: Terminal | None = None

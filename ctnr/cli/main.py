@@ -36,6 +36,8 @@ COMMANDS = {
     "pause": ("limits", "freeze all processes of containers"),
     "unpause": ("limits", "let the processes of paused containers go on"),
     "update": ("limits", "change the limits of containers"),
+    "cp": ("files", "copy files out of containers and into them"),
+    "diff": ("files", "show what a container has changed in its image's files"),
     "wait": ("life", "wait for containers to end and print their exit statuses"),
     "rm": ("life", "remove containers"),
     "rename": ("life", "give a container another name"),

@@ -8,10 +8,22 @@ from functools import partial
 import msgspec
 
 from ctnr.engine import Engine
-from ctnr.handlers import images, life, limits, logs, looking, networks, ports, running, system, upkeep
+from ctnr.handlers import (
+    files,
+    images,
+    life,
+    limits,
+    logs,
+    looking,
+    networks,
+    ports,
+    running,
+    system,
+    upkeep,
+)
 from supervisor.service.server import Handler
 
-ROOMS = (running, life, limits, looking, logs, images, networks, upkeep, ports, system)
+ROOMS = (running, life, limits, looking, logs, files, images, networks, upkeep, ports, system)
 
 
 def build_handlers(engine: Engine) -> Mapping[type[msgspec.Struct], Handler]:

@@ -30,6 +30,8 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "update": ("update -m 64m --memory-swap=-1 --cpus 1.5 --pids-limit 9 web", requests.Update),
     "wait": ("wait web db", requests.Wait),
     "rm": ("rm -f -i web", requests.Remove),
+    "cp": ("cp -aL web:/etc/hosts .", requests.Copy),
+    "diff": ("diff web", requests.Diff),
     "rename": ("rename web site", requests.Rename),
     "container prune": ("container prune", requests.Ps),
     "pull": ("pull --platform linux/arm64 docker://alpine", requests.Pull),

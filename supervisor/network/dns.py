@@ -20,8 +20,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+import structlog
 import trio
 
+from supervisor.network.dns_flood import Backlog
 from supervisor.network.dns_names import (
     FORMERR,
     MINIMUM_SIZE,
@@ -35,6 +37,8 @@ from supervisor.network.dns_names import (
     parse_query,
     truncate,
 )
+
+log = structlog.get_logger()
 
 Endpoint = tuple[str, int]
 OpenSocket = Callable[[socket.AddressFamily, socket.SocketKind], Awaitable[socket.socket]]
@@ -188,20 +192,30 @@ class _Server:
         self._odd_second, self._odd_count = 0, 0
 
     async def serve_udp(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+        backlog = Backlog(sock)
         while True:
             await trio.lowlevel.wait_readable(sock)
+            if (seconds := backlog.judge()) is not None:
+                nursery.start_soon(self._unmute, backlog, seconds)
             for _ in range(PACKETS_PER_TURN):
                 try:
                     packet, peer = sock.recvfrom(4096)
                 except BlockingIOError:
+                    backlog.drained()
                     break
                 except OSError:  # an ICMP error of an earlier answer
                     continue
+                backlog.heard(peer[0])
                 reply = self._answer(packet, peer[0], tcp=False)
                 if isinstance(reply, bytes):
                     _send(sock, reply, peer)
                 elif reply is Verdict.FORWARD:
                     self._start_forward(sock, packet, peer, nursery)
+
+    async def _unmute(self, backlog: Backlog, seconds: float) -> None:
+        log.warning("name_server_flooded", network=self._network, muted_seconds=seconds)
+        await trio.sleep(seconds)
+        backlog.unmute()
 
     def _start_forward(
         self, sock: socket.socket, packet: bytes, peer: Endpoint, nursery: trio.Nursery

@@ -176,12 +176,9 @@ class Init:
 
         The last `joins` descriptors are cgroup.procs files: it is in these cgroups from its first instruction.
         """
-        if joins:
-            return self._spawn_joined(descriptors[-joins:], descriptors[:-joins], argv, env, cwd, targets)
-        if netns is not None:
-            return self._fork(
-                number, lambda: self._exec_in(netns, descriptors, argv, env, cwd, targets), reports=False
-            )
+        if joins or netns is not None:
+            own, groups = descriptors[: len(descriptors) - joins], descriptors[len(descriptors) - joins :]
+            return self._spawn_forked(netns, groups, own, argv, env, cwd, targets)
         actions, opened = _file_actions(descriptors, targets)
         try:
             if cwd != "/":
@@ -202,15 +199,17 @@ class Init:
                 os.chdir("/")
         return {"pid": pid}, []
 
-    def _spawn_joined(self, joins, descriptors, argv, env, cwd, targets):
-        """Fork, join, exec; the pipe closes at the exec, or tells what went wrong before it."""
-        told, tell = os.pipe()
+    def _spawn_forked(self, netns, groups, descriptors, argv, env, cwd, targets):
+        """Fork, enter, join, exec; the pipe closes at the exec, or tells what went wrong before it."""
+        told, low = os.pipe()
+        tell = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 64)  # above every target
+        os.close(low)
         pid = os.fork()
         if pid == 0:
             try:
-                for join in joins:
-                    os.write(join, b"0")
-                self._exec_in(None, descriptors, argv, env, cwd, targets)
+                for group in groups:
+                    os.write(group, b"0")
+                self._exec_in(netns, descriptors, argv, env, cwd, targets)
             except OSError as exc:
                 os.write(tell, str(exc.errno or 5).encode())
             finally:
@@ -220,7 +219,8 @@ class Init:
         os.close(told)
         if error:
             os.waitpid(pid, 0)
-            raise OSError(int(error), f"start in its cgroup: {os.strerror(int(error))}", argv[0])
+            what = "start in its cgroup" if groups else "start"
+            raise OSError(int(error), f"{what}: {os.strerror(int(error))}", argv[0])
         return {"pid": pid}, []
 
     def op_at_end(self, number, descriptors, name, content):
@@ -425,8 +425,8 @@ class Init:
 
         return ({}, make()) if netns is None else self._fork(number, make)
 
-    def _fork(self, number, work, reports=True):
-        """Do `work` in a fork, which answers request `number` itself; with `reports=False` it is exec'd by `work`."""
+    def _fork(self, number, work):
+        """Do `work` in a fork, which answers request `number` itself."""
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -434,18 +434,11 @@ class Init:
                 try:
                     outgoing = work()
                     _reply(self.control, {"id": number}, outgoing)
-                    code = 0
                 except OSError as exc:
-                    if reports:
-                        _reply(self.control, {"id": number, "errno": exc.errno or 5, "error": _text_of(exc)})
-                        code = 0
-                    else:
-                        os.write(2, f"{_text_of(exc)}\n".encode())
-                        code = 127 if exc.errno == 2 else 126
+                    _reply(self.control, {"id": number, "errno": exc.errno or 5, "error": _text_of(exc)})
+                code = 0
             finally:
                 os._exit(code)
-        if not reports:
-            return {"pid": pid}, []
         self.forks[pid] = number
         return None, []
 

@@ -16,6 +16,7 @@ from supervisor.network.plugins import PluginBroken, PluginRunner
 from supervisor.network.records import AttachmentRecord, Records
 from supervisor.sandbox.process import Completed
 from supervisor.sandbox.sandbox import Sandbox, open_sandbox
+from tests.world.plugins import NoopPlugin
 
 CNI_PATH = ("/usr/lib/cni",)
 pytestmark = [
@@ -134,3 +135,23 @@ async def test_a_plugin_that_hangs_takes_nobody_with_it(tmp_path: Path, rootless
         with pytest.raises(PluginBroken, match="hung"):
             await runner.add_network(network, args)
         assert (await world.sandbox.run(["pgrep", "-x", "sleep"])).status == 1
+
+
+async def test_a_plugin_that_is_just_being_installed_is_tried_again(tmp_path: Path, rootless: bool) -> None:
+    """The kernel does not run a file that somebody writes (ETXTBSY)."""
+    plugin = NoopPlugin(tmp_path / "plugins", "fresh", "/usr/bin/python3")
+    network = NetworkList.from_bytes(b'{"name": "n", "cniVersion": "1.0.0", "type": "fresh"}', "n.conf")
+    async with open_world(tmp_path, rootless=rootless) as world:
+        args = await world.new_container("c1", cni_path=(str(plugin.path.parent),))
+        writing = os.open(plugin.path, os.O_WRONLY)
+
+        async def finish() -> None:
+            await trio.sleep(0.1)
+            os.close(writing)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(finish)
+            began = trio.current_time()
+            assert (await world.runner.add_network(network, args)).ips
+            assert trio.current_time() - began >= 0.1
+        assert plugin.commands() == ["ADD"]

@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from supervisor import open_supervisor
 from supervisor.container import Container
 from supervisor.supervisor import Supervisor
 from tests.ns.supervisor.helpers import KINDS, spec
-from tests.world.internet import BIG_COUNT, BIG_NAME, Internet
+from tests.world.internet import BIG_COUNT, BIG_NAME, Internet, name_server_is
 
 GATEWAY = "10.2.0.1"
 MANY = 40
@@ -86,6 +87,14 @@ async def ask(container: Container, name: str, kind: str = "A", **how: Any) -> l
     if answer.flags & dns.flags.TC:
         answer = await query(container, name, kind, **how, tcp=True)
     return [record.to_text() for rrset in answer.answer for record in rrset]
+
+
+async def ask_again(container: Container, name: str, **how: Any) -> list[str]:
+    """As a resolver does: asked again after a second, three times at most (resolv.conf(5): timeout, attempts)."""
+    for _ in range(3):
+        with trio.move_on_after(1):
+            return await ask(container, name, **how)
+    raise AssertionError(f"{container.name} gets no answer")
 
 
 async def code(container: Container, name: str, **how: Any) -> str:
@@ -182,6 +191,62 @@ async def test_of_two_networks_the_one_with_names_is_known(bundle: Path, rootles
         one = await start(supervisor, bundle, rootless, "one", networks=networks)
         assert [False, True] == [attachment.knows_names for attachment in one.attachments]
         assert one.attachments[1].forwards_names
+
+
+# argv: a connected socket's descriptor. Garbage, cut headers, what needs a full parser, names to be forwarded.
+FLOOD = """
+import os, random, socket, struct, sys, time
+sock = socket.socket(fileno=int(sys.argv[1])); sock.setblocking(False)
+end, number = time.monotonic() + 3, 0
+while time.monotonic() < end:
+    number += 1
+    head = struct.pack("!6H", number & 0xFFFF, 0x100, 1, 0, 0, random.choice((0, 1, 9)))
+    for data in (os.urandom(random.randrange(60)), head[:number % 12], head + os.urandom(40),
+                 head[:10] + b"\\0\\0\\7x%06d\\0\\0\\1\\0\\1" % (number % 1000000)):
+        try:
+            sock.send(data)
+        except OSError:
+            pass
+"""
+
+
+@KINDS
+async def test_a_container_that_floods_gets_no_others_answers(
+    bundle: Path, rootless: bool, internet: Internet
+) -> None:
+    """Broken packets and names without end from one; its neighbour finds containers and the world all the while."""
+    async with open_supervisor() as supervisor:
+        networks = [load_builtin("bridge")]
+        rude = await start(supervisor, bundle, rootless, "rude", networks=networks)
+        calm = await start(supervisor, bundle, rootless, "calm", networks=networks)
+        with await rude.sandbox.open_socket(socket.AF_INET, socket.SOCK_DGRAM, netns=rude.netns) as sock:
+            sock.connect((GATEWAY, 53))
+            command = [sys.executable, "-I", "-S", "-c", FLOOD, str(sock.fileno())]
+            async with trio.open_nursery() as nursery:
+                flood = await nursery.start(partial(trio.run_process, command, pass_fds=[sock.fileno()]))
+                asked = 0
+                while flood.poll() is None:
+                    assert list(rude.attachments[0].addresses) == await ask_again(calm, "rude")
+                    assert [internet.address] == await ask_again(calm, "example.org", tcp=True)
+                    asked += 1
+        assert asked >= 30, "each lost answer costs a second"
+        await trio.sleep(4)
+        assert list(calm.attachments[0].addresses) == await ask_again(rude, "calm"), (
+            "it is no outcast for ever"
+        )
+
+
+@KINDS
+async def test_an_upstream_that_is_down_is_told_in_time(
+    bundle: Path, rootless: bool, internet: Internet
+) -> None:
+    with name_server_is("198.51.100.99"):  # nobody answers there, and nobody says so
+        async with open_supervisor() as supervisor:
+            one = await start(supervisor, bundle, rootless, "one", networks=[load_builtin("bridge")])
+            for tcp in (False, True):
+                with trio.fail_after(5):
+                    assert await code(one, "example.org", tcp=tcp) == "SERVFAIL"
+            assert list(one.attachments[0].addresses) == await ask(one, "one")
 
 
 @KINDS

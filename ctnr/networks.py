@@ -32,6 +32,7 @@ from netconf import (
     load_network,
     parse_cni_args,
 )
+from netconf.decode import UNREADABLE
 from supervisor.errors import NameInUse, NotFound, SupervisorError
 from supervisor.network.attachment import NetworkRequest, number_interfaces
 from supervisor.network.plugins import default_cni_path
@@ -71,7 +72,7 @@ def for_plugins(environ: Mapping[str, str], run: requests.Run | None = None) -> 
     text = environ.get("CAP_ARGS", "")
     try:
         given = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
-    except msgspec.MsgspecError as exc:
+    except UNREADABLE as exc:
         raise SupervisorError(
             f"CAP_ARGS {text!r}: {exc}", cure='write it like {"bandwidth": {"ingressRate": 1000000}}'
         ) from None

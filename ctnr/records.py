@@ -13,6 +13,7 @@ import time
 import msgspec
 
 from ctnr.requests import Run
+from netconf.decode import UNREADABLE
 from supervisor.errors import NameInUse, NotFound, SupervisorError
 
 
@@ -160,7 +161,7 @@ def _read(path: str) -> Record | None:
     try:
         with open(path, "rb") as file:
             return _decode(file.read())
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None  # another version's, or another user's
 
 

@@ -11,6 +11,9 @@ from netconf.errors import NetconfError
 
 T = TypeVar("T")
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises about documents that others wrote: not JSON, not of the type, not UTF-8, nested too deeply."""
+
 _KINDS = {
     "str": "a string",
     "int": "a whole number",
@@ -32,7 +35,7 @@ def decode(
     """
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         failure = _explain(exc, bytes(raw), file, field)
     raise failure
 
@@ -43,7 +46,7 @@ def decode_tolerant(
     """As `decode`, with null read as "not there" everywhere: so do the Go programs of the CNI world."""
     try:
         return msgspec.convert(_without_nulls(msgspec.json.decode(raw)), type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         failure = _explain(exc, bytes(raw), file, field)
     raise failure
 

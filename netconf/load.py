@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from netconf.conf import NetworkList
+from netconf.decode import UNREADABLE
 from netconf.errors import NetconfError, NetworkNotFound
 from netconf.names import check_network_name
 
@@ -135,7 +136,7 @@ def _folder_plugins(path: str, raw: bytes) -> list[tuple[str, bytes]]:
     try:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         name = check_network_name(msgspec.json.decode(fields["name"], type=str))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, NetconfError):
+    except (*UNREADABLE, KeyError, NetconfError):
         return []  # from_bytes says what is wrong
     folder = os.path.join(os.path.dirname(path), name)
     try:

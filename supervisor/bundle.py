@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from netconf import NetworkList
+from netconf.decode import UNREADABLE
 from supervisor.errors import RuntimeFailed
 from supervisor.network.attachment import number_interfaces
 from supervisor.network.ports import PortMapping
@@ -40,7 +41,7 @@ def open_bundle(
             config: dict[str, Any] = msgspec.json.decode(file.read(), type=dict)
     except FileNotFoundError:
         raise RuntimeFailed(f"bundle {path}: it has no config.json", cure="crun spec makes one") from None
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise RuntimeFailed(f"bundle {path}: config.json: {exc}") from None
     stdio = stdio or Stdio()
     rootfs = os.path.abspath(os.path.join(path, config.get("root", {}).get("path", "rootfs")))

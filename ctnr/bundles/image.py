@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ctnr.bundles.errors import BundleError
+from netconf.decode import UNREADABLE
 
 
 class ImageProcess(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -43,10 +44,10 @@ def load_image_config(data: bytes) -> ImageConfig:
         return _nullable.decode(data)
     except msgspec.ValidationError:
         pass  # `"config": null` is legal, and rare: take the slow way only then
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BundleError(f"image configuration: {error}", cure="pull the image again") from error
     try:
         loose = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         return _nullable.decode(msgspec.json.encode({k: v for k, v in loose.items() if bytes(v) != b"null"}))
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BundleError(f"image configuration: {error}", cure="pull the image again") from error

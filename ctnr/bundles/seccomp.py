@@ -21,6 +21,7 @@ import msgspec
 
 from ctnr.bundles import bpf
 from ctnr.bundles.errors import BundleError
+from netconf.decode import UNREADABLE
 
 DEFAULT_PROFILES = (
     "/etc/containers/seccomp.json",
@@ -162,7 +163,7 @@ class SeccompProfiles:
         try:
             with open(f"{self._cache_dir}/{name}.json", "rb") as file:
                 return msgspec.json.decode(file.read(), type=Compiled)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return None  # no cache, or a damaged one: compiled again
 
     def _write_cache(self, name: str, compiled: Compiled) -> None:
@@ -295,7 +296,7 @@ def _parse(path: str) -> Profile:
         raise BundleError(f"seccomp profile {path}: longer than {_PROFILE_LIMIT_BYTES >> 20} MiB")
     try:
         return msgspec.json.decode(data, type=Profile)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BundleError(
             f"seccomp profile {path}: {error}", cure="see /usr/share/containers/seccomp.json for the format"
         ) from error

@@ -16,6 +16,7 @@ import time
 import msgspec
 
 from ctnr.bundles.errors import BundleBusy, BundleError
+from netconf.decode import UNREADABLE
 from supervisor.errors import NotFound
 from supervisor.sandbox.sandbox import Sandbox
 
@@ -186,5 +187,5 @@ def _read(path: str) -> BundleFile | None:
     try:
         with open(path, "rb") as file:
             return msgspec.json.decode(file.read(), type=BundleFile)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None

@@ -13,6 +13,7 @@ import msgspec
 from ctnr.images.locks import SUFFIX, claim
 from ctnr.images.manifest import BrokenImage, Descriptor
 from ctnr.images.reference import ReferenceError
+from netconf.decode import UNREADABLE
 
 NAME_BYTES_MAX = 255  # of a file name
 
@@ -73,7 +74,7 @@ class Catalog:
 
     def image_file(self, image_id: str) -> ImageFile | None:
         """None if it is not there, or not readable as what it should be."""
-        with suppress(OSError, msgspec.MsgspecError), open(self._image_path(image_id), "rb") as file:
+        with suppress(OSError, *UNREADABLE), open(self._image_path(image_id), "rb") as file:
             return msgspec.json.decode(file.read(), type=ImageFile)
         return None
 

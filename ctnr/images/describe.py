@@ -23,6 +23,7 @@ from ctnr.images.manifest import (
     load,
 )  # fmt: skip
 from ctnr.images.skopeo import Skopeo, TransferFailed
+from netconf.decode import UNREADABLE
 
 
 class _Probe(msgspec.Struct, rename="camel"):
@@ -71,7 +72,7 @@ async def describe(skopeo: Skopeo, source: str, platform: tuple[str, str, str]) 
             return None
         diff_ids = tuple(Descriptor(digest=one, size=0).hex for one in config.rootfs.diff_ids)
         return Description(hashlib.sha256(raw).hexdigest(), manifest_bytes, manifest, config_bytes, diff_ids)
-    except (TransferFailed, BrokenImage, msgspec.DecodeError):
+    except (TransferFailed, BrokenImage, *UNREADABLE):
         return None
 
 

@@ -21,6 +21,7 @@ from ctnr.images.inflate import Feed
 from ctnr.images.locks import SUFFIX, claim, dead_claims, file_lock
 from ctnr.images.manifest import BrokenImage, Descriptor
 from ctnr.images.progress import Progress, Report
+from netconf.decode import UNREADABLE
 from supervisor.errors import SupervisorError
 from supervisor.sandbox.descriptors import close_all
 from supervisor.sandbox.sandbox import PACKAGES, Sandbox
@@ -157,7 +158,7 @@ class LayerStore:
         done = await sandbox.run([*_PYTHON, _COMPARE, PACKAGES, directory, expected])
         try:
             return msgspec.json.decode(done.stdout, type=_Compared).difference
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return f"can't be compared: {done.last_line()}"
 
     def visible(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -231,7 +232,7 @@ class _Job:
         )
         try:
             return done.last_line(), msgspec.json.decode(done.stdout, type=_Told)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return done.last_line(), None
 
     def _judge(self, status: str, told: _Told | None, feed: Feed | None) -> _Told:

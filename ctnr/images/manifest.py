@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
+from netconf.decode import UNREADABLE
 from supervisor.errors import SupervisorError
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -81,7 +82,7 @@ def load(data: bytes, kind: type[T], what: str) -> T:
     """Decode one of the above. Raises: BrokenImage that names `what`."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise BrokenImage(
             f"image: its {what} is broken: {exc}", cure="the image was made wrongly: ask who built it"
         ) from None

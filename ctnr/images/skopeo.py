@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
+from netconf.decode import UNREADABLE
 from supervisor.errors import SupervisorError
 from supervisor.sandbox.capture import open_capture, read_capture
 from supervisor.sandbox.sandbox import find_program
@@ -58,7 +59,7 @@ def _load_policy(path: str, cure: str) -> Policy:
         rules = msgspec.json.decode(text, type=_PolicyFile)
     except OSError as exc:
         raise TransferFailed(f"image policy {path}: {exc.strerror}", cure=cure) from None
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise TransferFailed(f"image policy {path}: {exc}", cure="see containers-policy.json(5)") from None
     scopes = [scope for transport in rules.transports.values() for scope in transport.values()]
     kinds = {rule.type for scope in [rules.default, *scopes] for rule in scope}

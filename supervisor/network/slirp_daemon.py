@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from netconf.decode import UNREADABLE
 from supervisor.errors import SlirpError
 from supervisor.network.slirp_conf import (
     Program,
@@ -289,7 +290,7 @@ def _load(path: str, network: str, container: str, ifname: str) -> Record:
         raw = file.read()
     try:
         return msgspec.json.decode(raw, type=Record)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return Record(
             network=network,
             container=container,

@@ -11,7 +11,13 @@ from typing import Any
 import msgspec
 import trio
 
-from supervisor.sandbox.descriptors import ANCILLARY_BYTES, close_all, rights, take_descriptors
+from supervisor.sandbox.descriptors import (
+    ANCILLARY_BYTES,
+    MAX_DESCRIPTORS,
+    close_all,
+    rights,
+    take_descriptors,
+)
 
 MAX_FRAME_BYTES = 16 << 20
 _encode = msgspec.json.Encoder().encode
@@ -67,9 +73,13 @@ class FrameSocket:
                 data, ancillary, flags, _ = await self._socket.recvmsg(
                     1 << 16, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
                 )
+                self.descriptors += take_descriptors(ancillary, flags)
             except ConnectionResetError:
                 return None
-            self.descriptors += take_descriptors(ancillary, flags)
+            except OSError as exc:
+                raise FrameError(str(exc)) from None
+            if len(self.descriptors) > MAX_DESCRIPTORS:
+                raise FrameError("more descriptors than a request may bring")
             if not data:
                 return None
             self._buffer += data

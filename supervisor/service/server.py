@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -14,6 +15,7 @@ import msgspec
 import structlog
 import trio
 
+from netconf.decode import UNREADABLE
 from supervisor.errors import SupervisorError
 from supervisor.groups import single_error
 from supervisor.service.frames import FrameError, FrameSocket
@@ -21,6 +23,11 @@ from supervisor.service.frames import FrameError, FrameSocket
 log = structlog.get_logger()
 
 HELLO_SECONDS = 30  # for a client to say what it wants
+EARLY_CONTROLS = 64  # kept until somebody listens to them
+ACCEPT_AGAIN_SECONDS = 0.1
+
+# accept(2): no descriptor or memory is left for the moment, or the client went in between
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 
 Handler = Callable[[Any, "Connection"], Awaitable[Any]]
 
@@ -65,13 +72,15 @@ class Connection:
         while (frame := await self._frames.receive()) is not None:
             try:
                 control = _control(frame)
-            except msgspec.DecodeError as exc:
+            except UNREADABLE as exc:
                 log.warning("control_frame_refused", error=str(exc))
                 continue
             if self._handle is not None:
                 await self._handle(control)
-            else:
+            elif len(self._early) < EARLY_CONTROLS:
                 self._early.append(control)
+            else:
+                raise FrameError("more controls than anybody types before a program starts")
 
 
 class Server:
@@ -92,7 +101,14 @@ class Server:
         server = trio.socket.from_stdlib_socket(listener)
         async with trio.open_nursery() as nursery:
             while True:
-                connection, _ = await server.accept()
+                try:
+                    connection, _ = await server.accept()
+                except OSError as exc:
+                    if exc.errno not in _PASSING:
+                        raise
+                    log.warning("accept_failed", error=str(exc))
+                    await trio.sleep(ACCEPT_AGAIN_SECONDS)
+                    continue
                 nursery.start_soon(self.serve_connection, connection)
 
     async def serve_connection(self, connection: trio.socket.SocketType) -> None:
@@ -106,6 +122,8 @@ class Server:
             await self._answer(frames)
         except FrameError as exc:
             log.warning("peer_refused", error=str(exc))
+        except Exception as exc:  # of ours, in one connection: the others have nothing to do with it
+            log.error("connection_failed", error=repr(single_error(exc)), exc_info=True)
         finally:
             self.connections -= 1
             self.last_used = time.monotonic()
@@ -126,29 +144,30 @@ class Server:
             return
         try:
             request = self._decode(frame)
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             await frames.send(_error(f"request not understood: {exc}"))
             return
-        answer: object = None
         async with trio.open_nursery() as nursery:
             connection = Connection(frames)
             nursery.start_soon(self._follow, connection, nursery.cancel_scope)
             try:
                 answer = await self._handlers[type(request)](request, connection)
-            except Exception as exc:
-                log.info("request_failed", request=type(request).__name__, error=str(single_error(exc)))
-                await frames.send(describe_error(exc))
-            else:
                 if isinstance(answer, Exited):
                     await frames.send({"event": "exited", "status": answer.status})
                 else:
                     await frames.send({"event": "result", "value": answer})
+            except Exception as exc:
+                log.info("request_failed", request=type(request).__name__, error=str(single_error(exc)))
+                await frames.send(describe_error(exc))
             nursery.cancel_scope.cancel()
         if self.stop_after_answer:
             self.stopping.set()
 
     async def _follow(self, connection: Connection, scope: trio.CancelScope) -> None:
-        await connection.receive_controls()
+        try:
+            await connection.receive_controls()
+        except FrameError as exc:
+            log.warning("peer_refused", error=str(exc))
         scope.cancel()  # the client has gone, and with it the reason to go on
 
     async def _refuse_version(self, frames: FrameSocket, told: str) -> None:
@@ -167,7 +186,7 @@ class _Versioned(msgspec.Struct):
 def _version_of(frame: bytes) -> str | None:
     try:
         return msgspec.json.decode(frame, type=_Versioned).version
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 
@@ -179,13 +198,14 @@ def peer_uid(connection: trio.socket.SocketType) -> int:
 
 
 def _error(message: str, cure: str | None = None, status: int = 125) -> dict[str, Any]:
+    message = message.encode(errors="backslashreplace").decode()  # it may tell a file name of any bytes
     return {"event": "error", "message": message, "cure": cure, "status": status, "traceback": None}
 
 
 def describe_error(exc: Exception) -> dict[str, Any]:
     """An exception as the error event: words for people, and the traceback for --debug."""
     exc = single_error(exc)
-    trace = "".join(traceback.format_exception(exc))
+    trace = "".join(traceback.format_exception(exc)).encode(errors="backslashreplace").decode()
     if isinstance(exc, ExceptionGroup):
         inner = [describe_error(one) for one in exc.exceptions]
         message = "; ".join(dict.fromkeys(str(one["message"]) for one in inner))

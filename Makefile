@@ -19,9 +19,10 @@ test: ## all tests, as root and as an unprivileged user, in a machine of their o
 	@.ci/setup test
 	@.ci/as-root $(PYTHON) -m pytest $(ARGS)
 
-torture: ## the sweeps at full length: every step, every call, a thousand kills (half an hour)
+torture: ## the sweeps at full length: every step, call and example, a thousand kills (half an hour)
 	@.ci/setup test
 	@.ci/as-root env CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest tests/sweep $(ARGS)
+	@CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest tests/unit -m hypothesis $(ARGS)
 
 bench: ## ctnr and rootless podman in pairs; writes docs/benchmarks.md
 	@.ci/setup bench

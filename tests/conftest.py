@@ -15,11 +15,17 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.sweep.length import FULL
 from tests.world import images, leaks
 from tests.world.internet import Internet, name_server_is
 from tests.world.machine import Machine, enter_machine
 from tests.world.people import Person
 from tests.world.registry import Registry, docker_io_is
+
+# no deadline for an example: machines are shared, and a slow one is no defect
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.register_profile("torture", deadline=None, max_examples=5000)
+hypothesis.settings.load_profile("torture" if FULL else "house")
 
 _HERE = Path(__file__).parent
 _PLAIN = tuple(_HERE / name for name in ("unit", "house"))

@@ -217,6 +217,10 @@ def read_env_file(path: str) -> list[str]:
             raise UsageError(
                 f"{path}:{number}: the name {name!r} holds a blank", cure="a line is NAME=VALUE"
             )
+        if "\0" in line:
+            raise UsageError(
+                f"{path}:{number}: a NUL, which no variable can hold", cure="a line is NAME=VALUE"
+            )
         entries.append(line)
     return resolve_env(entries)
 

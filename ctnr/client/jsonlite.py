@@ -37,6 +37,8 @@ else:
             value, end = _scan(string, 0)
         except StopIteration as stop:
             raise ValueError(f"no JSON value at character {stop.value}") from None
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if end != len(string):
             raise ValueError(f"more than one JSON value: character {end}")
         return value

@@ -12,6 +12,8 @@ import typing
 BLOCK = 512
 EXTENDED_BYTES_MAX = 1 << 20  # one pax or GNU header; the largest honest ones hold 64 KiB xattrs
 PATH_BYTES_MAX = 4095  # PATH_MAX without its NUL
+SECONDS_MAX = 1 << 53  # what is more is no time; the kernel cuts it to what the file system can hold
+DEVICE_MAX = (1 << 20) - 1  # of a minor number; the major has 12 bits, which the kernel checks
 
 REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = "0", "1", "2", "3", "4", "5", "6"
 
@@ -108,7 +110,8 @@ class TarStream:
             link = header[157:257].split(b"\0", 1)[0]
         uid, gid = _number(header, 108, 116), _number(header, 116, 124)
         size = _number(header, 124, 136)
-        mtime_ns = _number(header, 136, 148) * 1_000_000_000
+        seconds = _number(header, 136, 148)
+        mtime_ns = max(-SECONDS_MAX, min(seconds, SECONDS_MAX)) * 1_000_000_000
         xattrs: dict[str, bytes] | None = None
         if extended:
             for key, value in extended.items():
@@ -154,6 +157,8 @@ class TarStream:
         entry.xattrs = xattrs
         if kind in "34":
             entry.device = (_number(header, 329, 337), _number(header, 337, 345))
+            if not 0 <= min(entry.device) <= max(entry.device) <= DEVICE_MAX:
+                raise BadTar("a device number that no kernel has")
         self._left, self._padding = _sized(size)
         return entry
 

@@ -83,7 +83,9 @@ def main() -> None:
             "error": f"{printable(current.current) if current else ''}: {exc.strerror}",
             "errno": exc.errno,
         }
-    except ValueError as exc:
+    except RecursionError:
+        told = {"error": f"{printable(current.current) if current else ''}: too deep"}
+    except (ValueError, OverflowError) as exc:
         told = {"error": f"it is broken: {exc}"}
     print(json.dumps(told))  # noqa: T201 -- this is a program
 

@@ -65,7 +65,7 @@ def decode(request: dict[str, Any], reply: bytes) -> dict[str, Any]:
     command = str(request["execute"])
     try:
         answer = json.loads(reply)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ApiLost(f"slirp4netns gave no answer to {command}") from None
     if not isinstance(answer, dict):
         raise SlirpError(f"slirp4netns gave a strange answer to {command}: {reply[:200]!r}")

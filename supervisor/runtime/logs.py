@@ -173,7 +173,7 @@ def parse_line(line: bytes) -> LogLine | None:
         return None
     try:
         seconds = datetime.fromisoformat(line[:19].decode() + "+00:00").timestamp()
-        seconds += float(b"0." + line[20:29])
+        seconds += int(line[20:29]) / 1e9
     except ValueError:
         return None
     text = line[TEXT_AT:]

@@ -174,7 +174,7 @@ def explain_failure(runtime: str, command: str, told: str) -> RuntimeFailed:
 def _log_message(line: str) -> str:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
     if isinstance(record, Mapping) and record.get("level", "error") in ("error", "fatal"):
         return str(record.get("msg", ""))

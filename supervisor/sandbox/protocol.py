@@ -10,10 +10,14 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 
+from netconf.decode import UNREADABLE
 from supervisor.errors import SandboxError
 from supervisor.sandbox.descriptors import ANCILLARY_BYTES, close_all, rights, take_descriptors
+
+log = structlog.get_logger()
 
 ANSWER_SECONDS = 30
 
@@ -63,7 +67,7 @@ class Channel:
                 close_all(message[1])
 
     async def receive(self) -> tuple[Reply, list[int]] | None:
-        """One message with its descriptors; None at the end."""
+        """One message with its descriptors; None at the end, which is also what no init of ours would say."""
         try:
             data, ancillary, flags, _ = await self._socket.recvmsg(
                 1 << 20, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
@@ -72,9 +76,16 @@ class Channel:
             return None
         if not data:
             return None
-        reply = _decode(data)
+        descriptors: list[int] = []
+        try:
+            descriptors = take_descriptors(ancillary, flags)
+            reply = _decode(data)
+        except (OSError, *UNREADABLE) as exc:
+            close_all(descriptors)
+            log.error("init_message_refused", error=str(exc))
+            return None
         self.init_pid = reply.init or self.init_pid
-        return reply, take_descriptors(ancillary, flags)
+        return reply, descriptors
 
     async def receive_forever(self) -> None:
         """Hand out what init says until it is gone; then every waiting request fails."""
@@ -82,9 +93,9 @@ class Channel:
             while (message := await self.receive()) is not None:
                 reply, descriptors = message
                 if reply.id is None:
-                    assert reply.pid is not None
-                    assert reply.status is not None
-                    self._on_exit(reply.pid, reply.status)
+                    close_all(descriptors)
+                    if reply.pid is not None and reply.status is not None:
+                        self._on_exit(reply.pid, reply.status)
                 elif (waiting := self._waiting.pop(reply.id, None)) is not None:
                     waiting[1].append((reply, descriptors))
                     waiting[0].set()

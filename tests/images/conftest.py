@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def open_bench(tmp_path: Path) -> OpenBench:
             yield Bench(root or tmp_path / "store", sandbox)
 
     return bench
+
+
+@contextmanager
+def small_disk(at: Path, size: str) -> Iterator[Path]:
+    at.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "small", at], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", at], check=True)
 
 
 def member(name: str, data: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:

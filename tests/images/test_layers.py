@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ctnr.images.fsck import check_store
 from ctnr.images.view import Image
-from tests.images.conftest import OpenBench, change, member, tar
+from supervisor.errors import SupervisorError
+from supervisor.sandbox.sandbox import PACKAGES
+from tests.images.conftest import OpenBench, change, member, small_disk, tar
 from tests.world.images import Entry, folder, layer, opaque, whiteout
 
 WriteLayout = Callable[..., str]
@@ -239,6 +245,20 @@ async def test_duplicates_and_things_in_the_way(open_bench: OpenBench, write_lay
         assert b"a file now" == (top / "z").read_bytes()
 
 
+def edited(archive: bytes, at: int, field: bytes) -> bytes:
+    """The first header with another field, and the right checksum."""
+    header = bytearray(archive[:512])
+    header[at : at + len(field)] = field
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + archive[512:]
+
+
+def record(key: str) -> bytes:
+    """One of an extended header, close to as long as it may be."""
+    return f"{1_000_000} {key}=".encode().ljust(999_999, b"x") + b"\n"
+
+
 HOSTILE = {
     "dots": (tar(member("a/../../../escaped", b"x")), "leads out of the layer"),
     "dots-link": (tar(member("l", type=tarfile.LNKTYPE, linkname="../../../etc/passwd")), "leads out of the layer"),
@@ -258,6 +278,18 @@ HOSTILE = {
         tar(member("s", b"", pax_headers={"SCHILY.xattr.user.big": "x" * (2 << 20)})), "an extended header claims",
     ),
     "ids": (tar(member("f", b"", uid=(1 << 32) - 1, gid=1)), "4294967295:1, which is outside of the range"),
+    "whiteout-of-dot": (tar(member("d/.wh..")), "a whiteout of nothing"),
+    "huge-size": (edited(tar(member("f", b"x")), 124, b"\x80" + b"\xff" * 11), "larger than a layer may be"),
+    "negative-size": (edited(tar(member("f", b"x")), 124, b"\xff" * 12), "negative"),
+    "device-number": (
+        edited(tar(member("f", type=tarfile.CHRTYPE)), 329, b"\x80" + b"\xff" * 7),
+        "a device number that no kernel has",
+    ),
+    "deep-and-in-the-way": (
+        tar(*(member("/".join(["d"] * n), type=tarfile.DIRTYPE) for n in range(1, 2000)), member("d", b"x")),
+        "too deep",
+    ),
+    "empty-xattr": (tar(member("f", pax_headers={"SCHILY.xattr.user.": "x"})), "f: "),
     "unknown-kind": (tar(member("f", type=b"Q")), "unknown type"),
 }  # fmt: skip
 
@@ -328,11 +360,100 @@ async def test_lies_about_diff_ids_and_content(open_bench: OpenBench, write_layo
 
 
 async def test_many_entries(open_bench: OpenBench, write_layout: WriteLayout) -> None:
-    data = tar(*(member(f"d{n % 100}/{n}") for n in range(20_000)))
+    data = tar(*(member(f"d{n % 100}/{n}") for n in range(100_000)))
     async with open_bench() as bench:
         image = await bench.pull(write_layout(data))
-        assert 20_100 == len(names(Path(image.layer_paths[0])))
+        assert 100_000 == sum(len(files) for _, _, files in os.walk(image.layer_paths[0]))
         await (await bench.sandbox()).remove_tree(image.layer_paths[0])
+
+
+async def test_times_that_no_file_system_has(open_bench: OpenBench, write_layout: WriteLayout) -> None:
+    for field in (b"\x80" + b"\x7f" * 11, b"\xff" + b"\x80" * 11):
+        async with open_bench() as bench:
+            image = await bench.pull(write_layout(edited(tar(member("f", b"x")), 136, field)))
+            assert (Path(image.layer_paths[0]) / "f").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "members", "told"),
+    [
+        ("MAX_ENTRIES = 5", [member(f"{n}") for n in range(6)], "larger than a layer may be"),
+        ("MAX_BYTES = 1000", [member("a", b"x" * 600), member("b", b"x" * 600)], "larger than a layer may be"),
+        ("MAX_MEMORY_BYTES = 128 << 20", [
+            member("g", record(f"k{n:03}"), type=tarfile.XGLTYPE) for n in range(300)
+        ], "more memory than a layer may"),
+        ("MAX_PENDING = 3", [
+            member(f"{n}", type=tarfile.LNKTYPE, linkname="x") for n in range(5)
+        ], "more than 3 hard links"),
+    ],
+)  # fmt: skip
+def test_limits(tmp_path: Path, limit: str, members: list[Any], told: str) -> None:
+    """Those of a layer are too far away to be met in a test: the same program, with nearer ones."""
+    top = tmp_path / "layer"
+    top.mkdir()
+    program = f"import ctnr.images.unpack as u\nu.{limit}\nu.main()"
+    job = {"directory": str(top), "pending": str(tmp_path / "pending"), "lower": [], "lowest": False,
+           "finish": False, "rootless": False}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(job)], input=tar(*members), capture_output=True, check=True,
+        cwd=PACKAGES,
+    )  # fmt: skip
+    assert told in json.loads(done.stdout)["error"]
+
+
+async def test_a_bomb_meets_the_end_of_the_disk(
+    open_bench: OpenBench, write_layout: WriteLayout, tmp_path: Path
+) -> None:
+    files = layer([Entry(f"{n}", bytes(50 << 20)) for n in range(2)])
+    with small_disk(tmp_path / "small", "8m") as disk:
+        async with open_bench(root=disk / "store") as bench:
+            reference = write_layout(files)
+            assert (
+                sum(one.stat().st_size for one in Path(reference.split(":")[1]).rglob("*") if one.is_file())
+                < 1 << 20
+            )
+            with pytest.raises(SupervisorError, match="no space left") as caught:
+                await bench.pull(reference)
+            assert "\n" not in str(caught.value)
+            assert [] == bench.left() == bench.store.list()
+            assert [] == list((disk / "store/layers").iterdir())
+
+
+WRONG = {
+    "layers is no list": lambda manifest, config: manifest.update(layers="x"),
+    "a layer is no object": lambda manifest, config: manifest.update(layers=[1]),
+    "no digest": lambda manifest, config: manifest["layers"][0].pop("digest"),
+    "a digest that leads out": lambda manifest, config: manifest["layers"][0].update(
+        digest="sha256:../../../x"
+    ),
+    "another algorithm": lambda manifest, config: manifest["layers"][0].update(digest="md5:" + "0" * 32),
+    "a negative size": lambda manifest, config: manifest["layers"][0].update(size=-1),
+    "a wrong size": lambda manifest, config: manifest["layers"][0].update(size=5),
+    "a size that is text": lambda manifest, config: manifest["layers"][0].update(size="5"),
+    "no rootfs": lambda manifest, config: config.pop("rootfs"),
+    "rootfs is text": lambda manifest, config: config.update(rootfs="x"),
+    "diff ids of numbers": lambda manifest, config: config["rootfs"].update(diff_ids=[1]),
+    "diff ids that lead out": lambda manifest, config: config["rootfs"].update(diff_ids=["sha256:../../x"]),
+    "too few diff ids": lambda manifest, config: config["rootfs"].update(diff_ids=[]),
+    "too many diff ids": lambda manifest, config: config["rootfs"]["diff_ids"].append("sha256:" + "0" * 64),
+    "created is a number": lambda manifest, config: config.update(created=5),
+    "architecture is a list": lambda manifest, config: config.update(architecture=[]),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_documents_that_are_wrong_are_refused_in_one_line(
+    open_bench: OpenBench, write_layout: WriteLayout, what: str
+) -> None:
+    reference = write_layout(layer([Entry("a")]))
+    change(reference, WRONG[what])
+    async with open_bench() as bench:
+        with pytest.raises(SupervisorError) as caught:
+            await bench.pull(reference)
+        assert "\n" not in str(caught.value)
+        assert "internal" not in str(caught.value)
+        assert [] == bench.left() == bench.store.list()
+        assert () == (await check_store(bench.store, sandbox=bench.sandbox)).findings
 
 
 def _replace_layer(reference: str, packed: bytes) -> None:

@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from ctnr.images.export import export_image
 from ctnr.images.garbage import collect_garbage
 from supervisor.errors import NotFound, SupervisorError
 from supervisor.sandbox.sandbox import PACKAGES
-from tests.images.conftest import OpenBench, change, member, tar, write_docker
+from tests.images.conftest import OpenBench, change, member, small_disk, tar, write_docker
 from tests.world import images
 from tests.world.images import Entry, layer
 from tests.world.registry import Registry
@@ -447,16 +446,6 @@ async def test_killed_pulls_are_swept_by_the_next(
 
 def _no_program(name: str) -> str:
     raise FileNotFoundError(name)
-
-
-@contextmanager
-def small_disk(at: Path, size: str) -> Iterator[Path]:
-    at.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "small", at], check=True)
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", at], check=True)
 
 
 @pytest.mark.parametrize("size", ["64k", "1m", "3m"])

@@ -145,7 +145,7 @@ class Server:
         try:
             request = self._decode(frame)
         except UNREADABLE as exc:
-            await frames.send(_error(f"request not understood: {exc}"))
+            await frames.send(_error(f"request not understood: {' '.join(str(exc).splitlines())}"))
             return
         async with trio.open_nursery() as nursery:
             connection = Connection(frames)

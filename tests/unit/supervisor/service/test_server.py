@@ -126,6 +126,7 @@ def test_any_bytes_do_no_harm_to_others(data: bytes) -> None:
         st.none() | st.text() | st.lists(st.integers()),
     )
 )
+@example({"op": "a\nb"})
 def test_any_object_is_answered_or_refused_in_words(fields: dict[str, Any]) -> None:
     async def main() -> None:
         with trio.fail_after(20):

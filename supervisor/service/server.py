@@ -145,7 +145,7 @@ class Server:
         try:
             request = self._decode(frame)
         except UNREADABLE as exc:
-            await frames.send(_error(f"request not understood: {' '.join(str(exc).splitlines())}"))
+            await frames.send(_error(f"request not understood: {exc}"))
             return
         async with trio.open_nursery() as nursery:
             connection = Connection(frames)
@@ -198,7 +198,8 @@ def peer_uid(connection: trio.socket.SocketType) -> int:
 
 
 def _error(message: str, cure: str | None = None, status: int = 125) -> dict[str, Any]:
-    message = message.encode(errors="backslashreplace").decode()  # it may tell a file name of any bytes
+    # it may tell a file name of any bytes, or what a client has sent
+    message = " ".join(message.encode(errors="backslashreplace").decode().splitlines())
     return {"event": "error", "message": message, "cure": cure, "status": status, "traceback": None}
 
 

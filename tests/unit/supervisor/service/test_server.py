@@ -127,6 +127,7 @@ def test_any_bytes_do_no_harm_to_others(data: bytes) -> None:
     )
 )
 @example({"op": "a\nb"})
+@example({"version": "\n"})
 def test_any_object_is_answered_or_refused_in_words(fields: dict[str, Any]) -> None:
     async def main() -> None:
         with trio.fail_after(20):
@@ -147,9 +148,7 @@ async def test_an_answer_that_cannot_be_sent_is_an_error(answer: Any) -> None:
 
     async with serving(give) as connect:
         events = await exchange(connect(), asked(text="give"), close=False)
-        assert (
-            ["error"] == [event["event"] for event in events] or answer != answer or isinstance(answer, dict)
-        )
+        assert ["error"] == [event["event"] for event in events]
         await expect_alive(connect)
 
 

@@ -272,6 +272,19 @@ class Update(Request, tag="update"):
     limits: Limits | None = None
 
 
+class Stats(Request, tag="stats"):
+    """What containers use, as one `item` event per sample: a list of rows."""
+
+    containers: tuple[str, ...] = ()  # none: all that run
+    all: bool = False  # with none: also those that do not run
+    interval: float | None = None  # seconds; None: one sample
+
+
+class Top(Request, tag="top"):
+    container: str
+    columns: tuple[str, ...] = ()  # names as in `ctnr.top.COLUMNS`, or options of ps
+
+
 class Wait(Request, tag="wait"):
     containers: tuple[str, ...]
 

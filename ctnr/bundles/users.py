@@ -81,6 +81,17 @@ def resolve_user(files: UserFiles, user: str | None, group_add: Sequence[str] = 
     return ResolvedUser(uid=uid, gid=gid, additional_gids=tuple(dict.fromkeys((gid, *groups))), home=home)
 
 
+def list_names(files: UserFiles) -> tuple[dict[int, str], dict[int, str]]:
+    """The names of uids and of gids; of several for one id the first, as libc has it."""
+    users: dict[int, str] = {}
+    groups: dict[int, str] = {}
+    for names, content, fields in ((users, files.passwd, 7), (groups, files.group, 4)):
+        for line in _lines(content, fields):
+            if (number := _number(line[2])) is not None:
+                names.setdefault(number, line[0])
+    return users, groups
+
+
 def check_mapped(user: ResolvedUser, mapped_ids: int | None) -> None:
     """Raise BundleError for an id that the sandbox's user namespace does not have (None: it has all)."""
     if mapped_ids is None:

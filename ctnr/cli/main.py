@@ -33,6 +33,8 @@ COMMANDS = {
     "stop": ("life", "ask containers to end, and kill them if they do not"),
     "restart": ("life", "stop containers and start them again"),
     "kill": ("life", "send containers a signal"),
+    "stats": ("watching", "show what containers use, again and again"),
+    "top": ("watching", "show the processes of a container"),
     "pause": ("limits", "freeze all processes of containers"),
     "unpause": ("limits", "let the processes of paused containers go on"),
     "update": ("limits", "change the limits of containers"),

@@ -39,19 +39,30 @@ def list_rows(
     key: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Print rows as the flags of a listing want it.
+    """Print rows as the flags of a listing want it; arguments as of `rows_text`."""
+    write(rows_text(rows, columns, format=format, key=key, quiet=quiet))
+
+
+def rows_text(
+    rows: Sequence[Row],
+    columns: Mapping[str, str],
+    *,
+    format: str | None,
+    key: str | None = None,
+    quiet: bool = False,
+) -> str:
+    """Rows as the flags of a listing want it.
 
     `columns` maps a heading to the row's field; `quiet` prints the field `key` alone. `format` is None (a table),
     json, or a template: ``{{.Name}}`` or, with headings, ``table {{.Name}}\\t{{.State}}``.
     """
     if quiet and key is not None:
-        write("".join(f"{row[key]}\n" for row in rows))
-    elif format == "json":
-        write_json(list(rows))
-    elif format is None or format == "table":
-        write(table(list(columns), [[_cell(row.get(field)) for field in columns.values()] for row in rows]))
-    else:
-        _write_template(rows, format)
+        return "".join(f"{row[key]}\n" for row in rows)
+    if format == "json":
+        return json_text(list(rows))
+    if format is None or format == "table":
+        return table(list(columns), [[_cell(row.get(field)) for field in columns.values()] for row in rows])
+    return _template_text(rows, format)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -65,10 +76,15 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(value: object) -> None:
+    """As `json_text` has it."""
+    write(json_text(value))
+
+
+def json_text(value: object) -> str:
     """Indented, as it is read by people as well."""
     import json
 
-    write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_value(value: object, format: str | None, show: Callable[[Any], str]) -> None:
@@ -168,18 +184,17 @@ def parse_filters(filters: list[str], known: Sequence[str]) -> list[tuple[str, s
     return pairs
 
 
-def _write_template(rows: Sequence[Row], format: str) -> None:
+def _template_text(rows: Sequence[Row], format: str) -> str:
     from ctnr.cli.template import Template
 
     headed = format.startswith("table ")
     template = Template(format.removeprefix("table "))
     if not headed:
-        write("".join(template.render(row) + "\n" for row in rows))
-        return
+        return "".join(template.render(row) + "\n" for row in rows)
     lines = [template.headings().split("\t"), *(template.render(row).split("\t") for row in rows)]
     width = max(len(line) for line in lines)
     lines = [line + [""] * (width - len(line)) for line in lines]
-    write(table(lines[0], lines[1:]))
+    return table(lines[0], lines[1:])
 
 
 def _cell(value: object) -> str:

@@ -20,10 +20,11 @@ from ctnr.handlers import (
     running,
     system,
     upkeep,
+    watching,
 )
 from supervisor.service.server import Handler
 
-ROOMS = (running, life, limits, looking, logs, files, images, networks, upkeep, ports, system)
+ROOMS = (running, life, limits, looking, watching, logs, files, images, networks, upkeep, ports, system)
 
 
 def build_handlers(engine: Engine) -> Mapping[type[msgspec.Struct], Handler]:

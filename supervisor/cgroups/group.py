@@ -33,6 +33,11 @@ class Group:
     def has(self, controllers: Iterable[str]) -> bool:
         return all(one in self.places for one in controllers)
 
+    def counts(self, controller: str) -> bool:
+        """Whether it can tell what is used: v1's cpu only limits, its cpuacct counts."""
+        place = self.places.get(controller)
+        return place is not None and not (controller == "cpu" and place[0] == 1)
+
     # Who is in it
 
     @contextmanager

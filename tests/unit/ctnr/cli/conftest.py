@@ -67,6 +67,8 @@ class FakeService:
             "ps": [_result([ROW])],
             "inspect": [_result([ROW])],
             "wait": [_result([0, 137])],
+            "stats": [_result([{"id": ID, "name": "web", "running": False}])],
+            "top": [_result({"headings": ["PID"], "rows": [["1"]]})],
             "logs": [
                 {"event": "item", "value": {"container": 0, "entries": b64encode(LOG).decode()}},
                 _result(None),

@@ -25,6 +25,8 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "stop": ("stop -t 1m30s web", requests.Stop),
     "restart": ("restart -t 3 web", requests.Restart),
     "kill": ("kill -s TERM web", requests.Kill),
+    "stats": ("stats --no-stream --all", requests.Stats),
+    "top": ("top web -eo pid,args", requests.Top),
     "pause": ("pause web", requests.Pause),
     "unpause": ("unpause web db", requests.Unpause),
     "update": ("update -m 64m --memory-swap=-1 --cpus 1.5 --pids-limit 9 web", requests.Update),

@@ -23,7 +23,7 @@ def command_help(command: Command, width: int | None = None) -> str:
     if command.options:
         lines += ["", "Options:"]
         for option in sorted(command.options, key=lambda option: option.name):
-            lines += _entry(_spelling(option), _description(option), width)
+            lines += _entry(spell_option(option), describe_option(option), width)
     return "\n".join(lines) + "\n"
 
 
@@ -41,7 +41,7 @@ def overview(groups: list[tuple[str, list[tuple[str, str]]]], global_options: tu
             lines += _entry(f"  {name}", summary, width, column=22)
     lines += ["", "Options:"]
     for option in global_options:
-        lines += _entry(_spelling(option), _description(option), width)
+        lines += _entry(spell_option(option), describe_option(option), width)
     lines += ["", "ctnr COMMAND --help tells more."]
     return "\n".join(lines) + "\n"
 
@@ -53,7 +53,7 @@ def text_width() -> int:
         return 100
 
 
-def _spelling(option: Option) -> str:
+def spell_option(option: Option) -> str:
     short = f"-{option.short}, " if option.short else "    "
     value = ""
     if option.kind != "flag":
@@ -61,7 +61,7 @@ def _spelling(option: Option) -> str:
     return f"  {short}--{option.name}{value}"
 
 
-def _description(option: Option) -> str:
+def describe_option(option: Option) -> str:
     text = option.help
     if option.choices:
         text += f" ({', '.join(option.choices)})"

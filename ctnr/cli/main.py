@@ -75,6 +75,7 @@ COMMANDS = {
     "net show": ("networks", "draw networks and what is on them"),
     "net connect": ("networks", "give a container that runs one more network"),
     "net disconnect": ("networks", "take a network from a container that runs"),
+    "completion": ("completion", "print the completion script of a shell"),
     "info": ("system", "show the host: what is missing, and what cures it"),
     "version": ("system", "show the version"),
     "supervisor status": ("system", "show the service of this user"),
@@ -202,10 +203,10 @@ def _parse_globals(argv: list[str]) -> Parsed | None:
     def nothing(service: object, options: object) -> int:
         return 0
 
-    return parse(Command("", "COMMAND", "", _global_options(), nothing, stops=True), argv)
+    return parse(Command("", "COMMAND", "", global_options(), nothing, stops=True), argv)
 
 
-def _global_options() -> tuple[Option, ...]:
+def global_options() -> tuple[Option, ...]:
     from ctnr.cli.grammar import Option
 
     return (
@@ -242,7 +243,7 @@ def _help(words: list[str], command: Command | None = None) -> int:
         group, blank, _ = name.partition(" ")
         if not words or group == words[0] or words[0] == "container":
             grouped.setdefault(group if blank else "", []).append((name, summary))
-    write(overview([(titles[group], commands) for group, commands in grouped.items()], _global_options()))
+    write(overview([(titles[group], commands) for group, commands in grouped.items()], global_options()))
     return 0
 
 

@@ -73,6 +73,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "net show": ("net show --all", requests.NetShow),
     "net connect": ("net connect --ip 10.7.0.9 --alias web bridge web", requests.NetConnect),
     "net disconnect": ("net disconnect bridge web", requests.NetDisconnect),
+    "completion": ("completion bash", None),
     "info": ("info", requests.Info),
     "version": ("version", None),
     "supervisor status": ("supervisor status", requests.ServiceStatus),

@@ -8,8 +8,6 @@ cancels what it waits for. Deadlines are asyncio's (`asyncio.timeout`).
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import enum
 import inspect
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,19 +16,17 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-import msgspec
 import outcome
 import trio
 
 from supervisor import strategies
 from supervisor import supervisor as blocks
+from supervisor.proxies import is_live, unwrap
 from supervisor.strategies import Group
 from supervisor.supervisor import Supervisor
 
 T = TypeVar("T")
 
-_OURS = ("supervisor", "ctnr")
-_PLAIN = (msgspec.Struct, enum.Enum, tuple, BaseException)
 _CANCELLED: Any = object()
 
 
@@ -288,21 +284,11 @@ def wrap(guest: Guest, value: Any) -> Any:
         return type(value)(wrap(guest, one) for one in value)
     if type(value) is dict:
         return {key: wrap(guest, one) for key, one in value.items()}
-    if isinstance(value, (trio.abc.AsyncResource, AsyncIterator)) or _is_live(value):
+    if is_live(value):
         return Proxy(guest, value)
     if isinstance(value, AbstractAsyncContextManager):
         return Block(guest, value)
     return value
-
-
-def _is_live(value: Any) -> bool:
-    kind = type(value)
-    ours = kind.__module__.partition(".")[0] in _OURS
-    return ours and not isinstance(value, _PLAIN) and not dataclasses.is_dataclass(kind)
-
-
-def unwrap(value: Any) -> Any:
-    return getattr(value, "_trio", value)
 
 
 _guests: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Guest] = weakref.WeakKeyDictionary()

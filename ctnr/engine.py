@@ -97,6 +97,8 @@ class Engine:
                 bundle.close()
         except BaseException:
             self.records.remove(record)
+            if record.bundle == record.id:  # nothing has run in it
+                shutil.rmtree(f"{self.bundles.root}/{record.bundle}", ignore_errors=True)
             raise
         self._tell("create", record)
         return record

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import time
+from contextlib import suppress
 
 import msgspec
 
@@ -81,7 +82,7 @@ class Records:
             os.makedirs(self.directory(record), 0o700)
             self.save(record)
         except BaseException:
-            del known[record.id]
+            self.remove(record)
             raise
         return record
 
@@ -106,6 +107,8 @@ class Records:
 
     def remove(self, record: Record) -> None:
         self._load().pop(record.id, None)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{self.directory(record)}/container.json")  # first: a half removed record is none
         shutil.rmtree(self.directory(record), ignore_errors=True)
 
     def directory(self, record: Record) -> str:

@@ -10,11 +10,15 @@ from supervisor.errors import StepTimeout
 
 
 class Teardown:
-    """Push the undo *before* the step that may half-succeed; `run` once, in whatever way the set-up ended."""
+    """Push the undo *before* the step that may half-succeed; `run`, in whatever way the set-up ended.
+
+    Undoing is idempotent, as what it undoes may be half there.
+    """
 
     def __init__(self, step_seconds: float = 30) -> None:
         self._step_seconds = step_seconds
         self._steps: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+        self._failed: list[Exception] = []
 
     def push(self, step: str, undo: Callable[[], Awaitable[object]]) -> None:
         self._steps.append((step, undo))
@@ -26,21 +30,26 @@ class Teardown:
         return taken
 
     async def run(self) -> None:
-        """Undo everything, last step first.
+        """Undo everything, last step first. A step that fails is tried once more; run again, it tells the same errors.
 
         Raises: ExceptionGroup of the steps' own errors and of StepTimeout for those that did not end in time.
         """
-        failed: list[Exception] = []
         while self._steps:
             step, undo = self._steps.pop()
-            scope = trio.CancelScope(deadline=trio.current_time() + self._step_seconds, shield=True)
-            try:
-                with scope:
-                    await undo()
-            except Exception as exc:
-                exc.add_note(f"during teardown step: {step}")
-                failed.append(exc)
-            if scope.cancelled_caught:
-                failed.append(StepTimeout(f"teardown: {step}", self._step_seconds))
-        if failed:
-            raise ExceptionGroup("teardown", failed)
+            error = await self._try(step, undo)
+            if error is not None and not isinstance(error, StepTimeout):
+                error = await self._try(step, undo)
+            if error is not None:
+                error.add_note(f"during teardown step: {step}")
+                self._failed.append(error)
+        if self._failed:
+            raise ExceptionGroup("teardown", self._failed)
+
+    async def _try(self, step: str, undo: Callable[[], Awaitable[object]]) -> Exception | None:
+        scope = trio.CancelScope(deadline=trio.current_time() + self._step_seconds, shield=True)
+        try:
+            with scope:
+                await undo()
+        except Exception as exc:
+            return exc
+        return StepTimeout(f"teardown: {step}", self._step_seconds) if scope.cancelled_caught else None

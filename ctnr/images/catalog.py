@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -73,8 +74,11 @@ class Catalog:
                 yield file
 
     def image_file(self, image_id: str) -> ImageFile | None:
-        """None if it is not there, or not readable as what it should be."""
-        with suppress(OSError, *UNREADABLE), open(self._image_path(image_id), "rb") as file:
+        """None if it is not there, or not what it should be. Raises: OSError; what can't be read may well be there."""
+        with (
+            suppress(FileNotFoundError, *UNREADABLE),
+            open(self._image_path(image_id), "rb") as file,
+        ):
             return msgspec.json.decode(file.read(), type=ImageFile)
         return None
 
@@ -91,18 +95,22 @@ class Catalog:
     # Names
 
     def names(self) -> dict[str, str]:
-        """All names with the ids that they stand for."""
+        """All names with the ids that they stand for. Raises: OSError."""
         found = {}
         for entry in names_in(f"{self.root}/names"):
             if not entry.startswith(".new-"):
-                with suppress(OSError), open(f"{self.root}/names/{entry}") as file:
+                with suppress(FileNotFoundError), open(f"{self.root}/names/{entry}") as file:
                     found[unquote(entry)] = file.read().strip()
         return found
 
     def named(self, name: str) -> str | None:
-        """The id that one name stands for."""
-        with suppress(OSError), open(self._name_path(name)) as file:
-            return file.read().strip()
+        """The id that one name stands for. Raises: OSError."""
+        try:
+            with open(self._name_path(name)) as file:
+                return file.read().strip()
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise
         return None
 
     def named_at(self, name: str) -> float:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
@@ -99,8 +100,9 @@ class Skopeo:
 
     async def _run(self, source: str, *arguments: str) -> bytes:
         argv = [*_program("skopeo"), *self.options, *arguments]
-        output, errors = open_capture(OUTPUT_BYTES_MAX), open_capture()
-        try:
+        with ExitStack() as opened:
+            opened.callback(os.close, output := open_capture(OUTPUT_BYTES_MAX))
+            opened.callback(os.close, errors := open_capture())
             # Started from this thread, not from one of trio's: that one may end, and the kernel would take the
             # child with it (PDEATHSIG is about threads). This one lives as long as the event loop.
             process = subprocess.Popen(  # noqa: ASYNC220 -- about a millisecond
@@ -111,9 +113,6 @@ class Skopeo:
             if status:
                 raise explain(source, read_capture(errors).decode(errors="replace"))
             return read_capture(output)
-        finally:
-            os.close(output)
-            os.close(errors)
 
 
 def _program(name: str) -> list[str]:
@@ -130,16 +129,19 @@ def _program(name: str) -> list[str]:
 
 async def _wait(process: subprocess.Popen[bytes]) -> int:
     """Its exit status; cancelled, it is killed and reaped first: what it has written is swept by the store."""
-    pidfd = os.pidfd_open(process.pid)
-    try:
+    with ExitStack() as undo:
+        undo.callback(_end, process)
+        pidfd = os.pidfd_open(process.pid)
+        undo.callback(os.close, pidfd)
+        undo.callback(trio.lowlevel.notify_closing, pidfd)
         await trio.lowlevel.wait_readable(pidfd)
         return process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            process.wait()
-        trio.lowlevel.notify_closing(pidfd)
-        os.close(pidfd)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:
+        process.kill()
+        process.wait()
 
 
 _CURES = (  # what skopeo's words contain, what we say, what helps

@@ -91,9 +91,9 @@ class PluginNetworks:
             cni_path=request.cni_path or default_cni_path(os.environ),
         )
         record = AttachmentRecord(network=network, args=args, result=None)
-        self.records.save(record)
         self._attached[record.key] = network.name
         teardown.push(f"detach {network.name}", partial(self.detach, record))
+        self.records.save(record)
         result = await self.runner.add_network(network, args)
         record = msgspec.structs.replace(record, result=result)
         self.records.save(record)
@@ -137,7 +137,7 @@ class PluginNetworks:
             await self.verify_gone(record)
             self.records.remove(*record.key)
         finally:
-            del self._attached[record.key]
+            self._attached.pop(record.key, None)
             await self.remove_unused_bridge(record)
 
     async def remove_unused_bridge(self, record: AttachmentRecord) -> None:

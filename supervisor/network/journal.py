@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from supervisor.network.garbage import Collected, release
@@ -67,24 +67,33 @@ class Journal:
 def open_journal() -> Iterator[Journal]:
     """A journal of one's own for as long as the block lasts; the last one clears away what they share."""
     path = os.path.join(JOURNAL_DIR, secrets.token_hex(8))
-    with _state_locked():
-        os.makedirs(path, 0o700)
-        lock = _try_lock(path)
-    assert lock is not None
-    shared = os.open(JOURNAL_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield Journal(path, shared)
-    finally:
-        os.close(shared)
+    with ExitStack() as undo:
+        undo.callback(_clear_state)
         with _state_locked():
-            if not Records(path).list():
-                shutil.rmtree(path, ignore_errors=True)
-            if not os.listdir(JOURNAL_DIR):
-                shutil.rmtree(JOURNAL_DIR)
-                shutil.rmtree(LEASE_DIR, ignore_errors=True)
-        os.close(lock)
-        with suppress(OSError):
-            os.rmdir(STATE_DIR)  # unless it is the service's runtime directory too
+            undo.callback(_remove_if_empty, path)
+            os.makedirs(path, 0o700)
+            lock = _try_lock(path)
+            assert lock is not None
+            undo.callback(os.close, lock)
+        shared = os.open(JOURNAL_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        undo.callback(os.close, shared)
+        yield Journal(path, shared)
+
+
+def _remove_if_empty(path: str) -> None:
+    """Unless something is on record there: then it is the next start's."""
+    if not Records(path).list():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _clear_state() -> None:
+    """The last one takes away what all shared. Nothing fails for it: whoever comes next is the last one again."""
+    with suppress(OSError), _state_locked():
+        if not os.listdir(JOURNAL_DIR):
+            shutil.rmtree(JOURNAL_DIR)
+            shutil.rmtree(LEASE_DIR, ignore_errors=True)
+    with suppress(OSError):
+        os.rmdir(STATE_DIR)  # unless it is the service's runtime directory too
 
 
 @contextmanager

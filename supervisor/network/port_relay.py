@@ -40,6 +40,7 @@ class PortRelay:
         self._process: Process | None = None
         self._wanted = trio.Event()
         self._asking = trio.Lock()
+        self._has_ended = False
 
     @property
     def published(self) -> tuple[PortMapping, ...]:
@@ -56,6 +57,8 @@ class PortRelay:
         The relay is started for the first one; clients that come before it is up wait in the socket's queue.
         Raises: PortTaken, AttachmentError.
         """
+        if self._has_ended:
+            raise AttachmentError("the port relay has ended")
         number, listener = next(self._numbers), _listen(mapping)
         self._listeners[mapping] = (number, listener)
         self._wanted.set()
@@ -95,6 +98,7 @@ class PortRelay:
                 pause = min(pause * 2, LAST_PAUSE_SECONDS)
                 await self._start()
         finally:
+            self._has_ended = True
             await self._end()
             for _, listener in self._listeners.values():
                 listener.close()

@@ -155,10 +155,10 @@ class PortMaps:
         # portmap names its chain by network and container: so that of each part is another's
         network = portmap_alone(base.network, f"{base.network.name}.{base.args.ifname}.{part}")
         record = AttachmentRecord(network=network, args=args, part=part)
-        self._records.save(record)
         rules = _Rules(record, mappings)
         self._rules.append(rules)
         undo.push("delete the rules of its ports", partial(self._delete_rules, rules))
+        self._records.save(record)
         result = await self._runner.add_network(network, args, base.result)
         self._records.save(msgspec.structs.replace(record, result=result))
 

@@ -146,8 +146,12 @@ def _read(path: str) -> bytes | None:
 def _write(path: str, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")  # 0600
     try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
         os.rename(temporary, path)
     except BaseException:
         _unlink(temporary)

@@ -121,13 +121,18 @@ class Runtime:
                     )  # fmt: skip
                 if await runner.wait():
                     raise await self._failure(log, command[0], runner.status or 1)
-                pid = int(await self._sandbox.read_text(f"{directory}/pid"))
-                return Started(self._sandbox.adopt(pid), terminal)
+                return Started(self._sandbox.adopt(await self._read_pid(directory)), terminal)
             raise RuntimeFailed(f"{self.name} {command[0]}: not done after {START_SECONDS} s")
         except BaseException:
             if terminal is not None:
                 os.close(terminal)
             raise
+
+    async def _read_pid(self, directory: str) -> int:
+        try:
+            return int(await self._sandbox.read_text(f"{directory}/pid"))
+        except OSError:  # once more: nobody can end what runs without it
+            return int(await self._sandbox.read_text(f"{directory}/pid"))
 
     async def _spawn_with_terminal(
         self, argv: list[str], directory: str, container: str, joins: Sequence[int]

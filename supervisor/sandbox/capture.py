@@ -24,8 +24,12 @@ def read_capture(descriptor: int) -> bytes:
 def open_input(content: bytes) -> int:
     """A memory file to be read from its start. The caller closes it."""
     descriptor = os.memfd_create("input", os.MFD_CLOEXEC)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import trio
@@ -303,15 +303,13 @@ async def open_sandbox(run_dir: str, *, rootless: bool) -> AsyncIterator[Sandbox
             sandbox.on_exit(pid, status)
 
     channel = Channel(own_end, on_exit)
-    stderr = open_capture()
-    try:
-        starter = _start(init_end, run_dir, stderr, rootless=rootless)
-    except BaseException:
-        channel.close()
-        os.close(stderr)
-        raise
-    finally:
-        init_end.close()
+    with ExitStack() as undo:
+        undo.callback(channel.close)
+        with init_end:
+            stderr = open_capture()
+            undo.callback(os.close, stderr)
+            starter = _start(init_end, run_dir, stderr, rootless=rootless)
+        undo.pop_all()
     try:
         try:
             with trio.fail_after(READY_SECONDS):

@@ -59,6 +59,7 @@ class Home:
         # short: a socket's whole path has to fit into 108 bytes
         self.directory = Path(tempfile.mkdtemp(prefix="s-", dir=machine.root))
         self.store = self.directory / "store"
+        self.known = leaks.snapshot()
         self.run = self.directory / "run"
         self.run.mkdir()
 
@@ -149,6 +150,7 @@ class Stage:
     async def look(self) -> Counter[str]:
         """Everything that is there."""
         await self._refill()
+        leaks.reap_strays(self.home.known)
         found = Counter({"containers": len(self.supervisor.containers)})
         found.update(
             _in_words(kind, text) for kind, things in self.home.look().items() for text in things.values()

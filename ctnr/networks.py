@@ -48,7 +48,7 @@ _PODMAN_NAMES = {
     "enable_ipv6": "enableIPv6", "allow_host_loopback": "hostLoopback", "outbound_addr": "outboundAddr",
     "outbound_addr6": "outboundAddr6", "disable_dns": "disableDNS", "port_handler": "portHandler",
 }  # fmt: skip
-_PODMAN_VALUES = {"rootlessport": "relay"}
+_PODMAN_VALUES = {"rootlesskit": "relay"}
 _BRIDGE_OPTIONS = (
     "bridge", "forceAddress", "hairpinMode", "ipMasq", "isDefaultGateway", "isGateway", "promiscMode", "vlan",
 )  # fmt: skip

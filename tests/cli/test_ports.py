@@ -246,7 +246,7 @@ def nat_rules() -> list[str]:
 
 
 def test_the_relay_carries_tcp_ports_ipv6_too(me: Person, serve: Callable[..., str]) -> None:
-    name = serve("slirp:port_handler=rootlessport", "8080:80", "[::1]:8081:81", "9007:7/udp")
+    name = serve("slirp:port_handler=rootlesskit", "8080:80", "[::1]:8081:81", "9007:7/udp")
     assert fetch(8080) == fetch(8081, "[::1]") == name
     assert echo(9007) == b"hello", "slirp4netns carries it"
     assert fetch(8080, path="peer") == "10.0.2.100", "its own: no other way to be as quick"

@@ -11,6 +11,7 @@ from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
 from ctnr.bundles.command import check_command, is_below
 from ctnr.bundles.devices import device_filter
 from ctnr.bundles.errors import BundleError
+from ctnr.bundles.health import build_health
 from ctnr.bundles.image import ImageConfig, load_image_config
 from ctnr.bundles.log_options import build_log_options
 from ctnr.bundles.mounts import MountPlan, plan_mounts
@@ -32,6 +33,7 @@ from ctnr.ports import choose_ports
 from ctnr.records import Record, labels_of
 from supervisor.container import Container
 from supervisor.errors import SupervisorError
+from supervisor.readiness import check_ready, parse_ready
 from supervisor.restart import parse_restart_policy
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
@@ -89,6 +91,9 @@ class Assembly:
         rules = device_filter(
             request.devices, request.cap_add, rootless=rootless, privileged=request.privileged
         )
+        health = build_health(request.health, config.config)
+        ready = parse_ready(request.ready) if request.ready is not None else None
+        check_ready(ready, health, piped=log_path is not None)
         signal = request.stop_signal or config.config.stop_signal or "TERM"
         return ContainerSpec(
             id=record.id,
@@ -116,6 +121,8 @@ class Assembly:
             stop_seconds=10 if request.stop_timeout is None else request.stop_timeout,
             labels=labels_of(record),
             restart=parse_restart_policy(request.restart),
+            health=health,
+            ready=ready,
             finish=finish,
         )
 

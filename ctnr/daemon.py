@@ -92,11 +92,12 @@ async def _serve_socket(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.serve, listener)
             nursery.start_soon(_end_when_idle, server, engine)
-            nursery.start_soon(_end_on_signal, server)
+            nursery.start_soon(_end_on_signal, server, nursery.cancel_scope)
             nursery.start_soon(engine.bring_back)
             _tell(ready_fd, None)
             log.info("service_started", version=__version__, store=store_dir)
             await server.stopping.wait()
+            await engine.stop_all()
             listener.close()  # new clients must not find a service that is about to go
             nursery.cancel_scope.cancel()
         log.info("service_ended")
@@ -135,9 +136,12 @@ async def _end_when_idle(server: Server, engine: Engine) -> None:
         await trio.sleep(max(limit - idle, 0.05))
 
 
-async def _end_on_signal(server: Server) -> None:
+async def _end_on_signal(server: Server, scope: trio.CancelScope) -> None:
+    """The first one ends the containers gracefully, the second one at once."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
         async for _ in received:
+            if server.stopping.is_set():
+                scope.cancel()
             server.stopping.set()
 
 

@@ -38,6 +38,9 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
         "labels": parse_labels(record.request.labels),
         "bundle": record.bundle,
         "volumes": record.request.volumes,
+        "health": str(container.health.status)
+        if container is not None and container.health is not None
+        else None,
     }
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ import trio
 
 from ctnr import __version__, describe, inspection, requests
 from ctnr.assembly import Assembly
+from ctnr.bundles.health import check_health
 from ctnr.bundles.log_options import check_log_options
 from ctnr.bundles.names import check_names
 from ctnr.bundles.resources import build_limits
 from ctnr.bundles.store import Bundle, BundleStore, new_file
+from ctnr.dependencies import check_cycle, dependants, dependencies_of, parse_dependency
 from ctnr.images.progress import Report
 from ctnr.images.store import ImageStore
 from ctnr.images.view import Image
@@ -31,8 +33,9 @@ from netconf import search_path
 from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
 from supervisor.events import describe_event
-from supervisor.groups import single_error
+from supervisor.groups import bare_errors, single_error
 from supervisor.network.attachment import Attachment
+from supervisor.readiness import parse_ready
 from supervisor.restart import Restart, parse_restart_policy
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
@@ -110,6 +113,11 @@ class Engine:
         choose_ports(request, self._networks(request), rootless=rootless)
         check_names(request.name, request.hostname)
         check_log_options(request)
+        check_health(request.health)
+        if request.ready is not None:
+            parse_ready(request.ready)
+        for text in request.depends_on:
+            parse_dependency(text)
         if parse_restart_policy(request.restart).when is not Restart.NO and request.remove:
             raise SupervisorError(
                 f"--rm and --restart={request.restart}: what is to be started again can't be removed",
@@ -177,6 +185,7 @@ class Engine:
         image = self.images.load(record.image_id)
         if image is None:
             raise NotFound(f"the image of container {record.name} is gone", cure=f"ctnr pull {record.image}")
+        await self._start_dependencies(record)
         chosen = self._networks(request)
         shares = self.running(self.records.get(chosen.container)) if chosen.container is not None else None
         with self.images.layers.keep_in_place():
@@ -195,6 +204,54 @@ class Engine:
         record.wanted = background and spec.restart.is_lasting
         self._save(record)
         return container
+
+    async def _start_dependencies(self, record: Record) -> None:
+        """What it needs runs before it does, all at the same time. Raises: as `start`; WrongState, NotFound."""
+        needed = dependencies_of(record)
+        if not needed:
+            return
+        check_cycle(record, self.records.find)
+
+        async def one(name: str, condition: str) -> None:
+            other = self.records.get(name)
+            await self.ensure_running(other)
+            container = self.running(other)
+            if condition == "ready":
+                await container.wait_ready()
+            elif condition == "healthy":
+                await container.wait_healthy(patient=False)
+
+        with bare_errors():
+            async with trio.open_nursery() as nursery:
+                for name, condition in needed:
+                    nursery.start_soon(one, name, condition)
+
+    def stopper(self, records: Sequence[Record]) -> Callable[[Record, float | None], Awaitable[None]]:
+        """What stops one of these, with a grace in seconds (None: its own): all may be stopped at the same time, and
+        those that others of them need end after the others."""
+        waits = dependants(records, self.records.find)
+        gone = {record.id: trio.Event() for record in records}
+
+        async def stop(record: Record, grace_seconds: float | None) -> None:
+            try:
+                for other in waits[record.id]:
+                    await gone[other].wait()
+                container = self.live(record)
+                if container is not None:
+                    await container.stop(grace_seconds)
+            finally:
+                gone[record.id].set()
+
+        return stop
+
+    async def stop_all(self) -> None:
+        """Every container, with its own grace."""
+        records = [one for one in self.records.all() if self.live(one) is not None]
+        stop = self.stopper(records)
+        async with trio.open_nursery() as nursery:
+            for record in records:
+                nursery.start_soon(stop, record, None)
+        await self.supervisor.stop_all()
 
     def _save(self, record: Record) -> None:
         """Of one that runs: its program may have filled the disk, and at its end it is saved again."""

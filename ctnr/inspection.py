@@ -67,6 +67,7 @@ def inspect(
             "Annotations": dict(one.partition("=")[::2] for one in run.annotations),
             "WorkingDir": run.workdir or image.working_dir or "/",
             "StopSignal": run.stop_signal or image.stop_signal or "SIGTERM",
+            "Healthcheck": msgspec.to_builtins(run.health or image.healthcheck),
             "StopTimeout": 10 if run.stop_timeout is None else run.stop_timeout,
         },
         "HostConfig": {
@@ -121,9 +122,22 @@ def _state(record: Record, container: Container | None, row: dict[str, Any]) -> 
         "Pid": row["pid"] or 0,
         "ExitCode": row["status"] or 0,
         "Error": row["error"] or "",
+        **_health(container),
         "StartedAt": _time(row["started"]),
         "FinishedAt": _time(row["finished"]),
     }
+
+
+def _health(container: Container | None) -> dict[str, Any]:
+    """Only of one that has a check, as docker does it."""
+    health = container.health if container is not None else None
+    if health is None:
+        return {}
+    results = [
+        {"Start": _time(one.start), "End": _time(one.end), "ExitCode": one.status, "Output": one.output}
+        for one in health.results
+    ]
+    return {"Health": {"Status": health.status, "FailingStreak": health.failing_streak, "Log": results}}
 
 
 def _networks(attachments: tuple[Attachment, ...], ports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -69,6 +69,9 @@ class Run(Request, tag="run"):
     log_max_files: int | None = None
     stop_signal: str | None = None
     stop_timeout: float | None = None
+    health: HealthWish | None = None
+    ready: str | None = None  # health | notify | log:REGEX | port:N; `run -d` is answered when it is
+    depends_on: tuple[str, ...] = ()  # NAME[:started|ready|healthy]
     restart: str = "no"  # no | on-failure[:N] | always | unless-stopped
     image_policy: str | None = None  # absolute path, or "insecure"
     pull: str = "missing"  # missing | always | never | newer
@@ -93,6 +96,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cpuset_cpus: str | None = None
     cpuset_mems: str | None = None
     pids: int | None = None
+
+
+class HealthWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Flags of a health check. Times are seconds; what is None is the image's, or docker's default."""
+
+    cmd: str | None = None  # for a shell, or a JSON list; "none": no check
+    interval: float | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    start_period: float | None = None
+    start_interval: float | None = None
+    on_failure: str = "none"  # none | kill | restart | stop
 
 
 class Terminal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -287,6 +302,13 @@ class Top(Request, tag="top"):
 
 class Wait(Request, tag="wait"):
     containers: tuple[str, ...]
+    condition: str = "stopped"  # stopped | running | healthy | ready | removed
+
+
+class HealthRun(Request, tag="health-run"):
+    """Run a container's health check once, now."""
+
+    container: str
 
 
 class Events(Request, tag="events"):

@@ -18,9 +18,11 @@ from supervisor.errors import WrongState
 from supervisor.events import describe_event
 from supervisor.exec import Exec, open_exec, run_exec
 from supervisor.groups import single_error
+from supervisor.health import Health, HealthStatus, ProbeResult
 from supervisor.network.attachment import Attachment
 from supervisor.network.membership import Membership
 from supervisor.network.ports import PortMapping
+from supervisor.readiness import ReadyBy
 from supervisor.restart import Backoff
 from supervisor.round import Round
 from supervisor.runtime.log_reader import follow_log
@@ -69,6 +71,7 @@ class Container:
         self._exited, self._gone = trio.Event(), trio.Event()
         self._nudged = trio.Event()  # a back-off ends early
         self._attempt = Attempt()  # the next one, or the one under way
+        self._changed = trio.Event()  # something that one may wait for has; a new one each time
         self._announce: Callable[[], None] | None = None  # None: it has started once
         self._stopping = self._again = False  # asked for: no more rounds; one more at once
         self._pause: float | None = None  # before the next round; None: there is none
@@ -155,6 +158,7 @@ class Container:
             await self._finish(self.spec.finish)
         self._exited.set()
         self._gone.set()
+        self.has_changed()
         self._attempted(WrongState(f"container {self.name} has ended"))
         if started:
             seconds = round(self.finished_at - (self.started_at or self.finished_at), 3)
@@ -178,6 +182,7 @@ class Container:
         self.state = State.RUNNING
         self.tell("start")
         self.membership.tell_all("connect")
+        self.has_changed()
         self._has_started()
         self._attempted(None)
 
@@ -209,6 +214,7 @@ class Container:
         self.state = State.STOPPED if self._pause is None else State.RESTARTING
         if self._pause is None:
             self._exited.set()
+        self.has_changed()
 
     def _has_started(self) -> None:
         if self._announce is not None:
@@ -220,6 +226,11 @@ class Container:
         attempt.error = error
         attempt.done.set()
 
+    def has_changed(self) -> None:
+        """Whoever waits for a condition looks again."""
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
     # What others ask of it
 
     async def wait(self) -> int:
@@ -227,6 +238,55 @@ class Container:
         await self._exited.wait()
         assert self.status is not None
         return self.status
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Until it holds: looked at whenever this container starts, ends, becomes ready or changes its health."""
+        while not condition():
+            await self._changed.wait()
+
+    async def wait_ready(self) -> None:
+        """Until it is ready in the sense of its spec. Raises: WrongState if it ends, or becomes unhealthy, before."""
+        await self.wait_until(lambda: self.is_ready or self.has_ended or self._is_sick)
+        if not self.is_ready:
+            why = "is unhealthy" if not self.has_ended else f"has ended with status {self.status}"
+            raise WrongState(
+                f"container {self.name} {why}, and was not ready before", cure=f"ctnr logs {self.name}"
+            )
+
+    async def wait_healthy(self, *, patient: bool = True) -> None:
+        """Until its health check says so. Raises: WrongState if it has none, or if it ends before; and, unless one is
+        `patient`, if it becomes unhealthy."""
+        if self.health is None:
+            raise WrongState(f"container {self.name} has no health check", cure="ctnr run --health-cmd …")
+        decided = (HealthStatus.HEALTHY,) if patient else (HealthStatus.HEALTHY, HealthStatus.UNHEALTHY)
+        await self.wait_until(lambda: self.has_ended or self._health_is(*decided))
+        if self.has_ended or not self._health_is(HealthStatus.HEALTHY):
+            why = f"has ended with status {self.status}" if self.has_ended else "is unhealthy"
+            raise WrongState(f"container {self.name} {why}", cure=f"ctnr logs {self.name}")
+
+    def _health_is(self, *statuses: HealthStatus) -> bool:
+        return self.health is not None and self.health.status in statuses
+
+    @property
+    def is_ready(self) -> bool:
+        """It runs, and is ready in the sense of its spec."""
+        return self.state is State.RUNNING and self._round.vigil.ready
+
+    @property
+    def health(self) -> Health | None:
+        """Of this round; None without a check."""
+        return self._round.vigil.health
+
+    @property
+    def _is_sick(self) -> bool:
+        by_health = self.spec.ready is not None and self.spec.ready.by is ReadyBy.HEALTH
+        return by_health and self._health_is(HealthStatus.UNHEALTHY)
+
+    async def check_health(self) -> ProbeResult:
+        """Run its health check once, now. Raises: WrongState if it has none, or does not run."""
+        if self.health is None:
+            raise WrongState(f"container {self.name} has no health check", cure="ctnr run --health-cmd …")
+        return await self._round.vigil.check()
 
     async def wait_round(self) -> None:
         """Until nothing is left of the round that is under way."""

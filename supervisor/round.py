@@ -17,6 +17,7 @@ from supervisor.runtime.oci import Started
 from supervisor.sandbox.process import Process
 from supervisor.spec import Overlay, Prepared, State
 from supervisor.teardown import Teardown
+from supervisor.vigil import Vigil
 
 if TYPE_CHECKING:
     from supervisor.container import Container
@@ -35,6 +36,7 @@ class Round:
         self.ended, self.gone = trio.Event(), trio.Event()  # its program has ended; nothing is left of it
         self.membership = Membership(container, realm, lambda: container.state is State.RUNNING)
         self.confinement = Confinement(container, realm)
+        self.vigil = Vigil(container, realm)
         self._container = container
         self._realm = realm
         self._scope = trio.CancelScope()
@@ -51,6 +53,7 @@ class Round:
                 try:
                     started = await self._set_up(teardown, nursery)
                     self._container.round_started()
+                    self.vigil.begin(teardown, nursery)
                     self._end(await started.process.wait())
                 except Exception as exc:
                     failure = exc
@@ -67,6 +70,7 @@ class Round:
         container, realm, sandbox = self._container, self._realm, self._realm.sandbox
         spec, directory, rootfs = container.spec, container.directory, container.rootfs
         await self.confinement.set_up(teardown)
+        await self.vigil.set_up(teardown)
         teardown.push("remove the container's directory", partial(sandbox.remove_tree, directory))
         await sandbox.call("make_dirs", paths=[directory], mode=0o700)
         if isinstance(spec.rootfs, Overlay):
@@ -80,6 +84,7 @@ class Round:
             attachments=self.membership.attachments if spec.shares is None else spec.shares.attachments,
             realm=realm,
             cgroup_version=self.confinement.cgroup_version,
+            notify_socket=self.vigil.notify_socket,
         )
         built = await spec.build(prepared)
         await sandbox.write_files({**built.files, f"{directory}/config.json": (0o600, built.config)})

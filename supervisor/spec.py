@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from supervisor.cgroups.devices import DeviceRule
 from supervisor.cgroups.limits import Limits
+from supervisor.health import HealthCheck
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.ports import PortMapping
+from supervisor.readiness import Ready
 from supervisor.restart import NEVER, RestartPolicy
 from supervisor.runtime.logs import LogOptions
 from supervisor.runtime.stdio import Stdio
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from supervisor.container import Container
     from supervisor.realm import Realm
 
+NOTIFY_SOCKET = "/run/notify/notify.sock"  # in the container, as podman has it
 NO_STDIO, NO_LIMITS, DEFAULT_LOG = Stdio(), Limits(), LogOptions()
 
 
@@ -51,6 +54,7 @@ class Prepared:
     netns: str | None  # path in the sandbox; None with the host's network
     attachments: tuple[Attachment, ...]
     realm: Realm
+    notify_socket: str | None = None  # path in the sandbox, to be mounted at NOTIFY_SOCKET
     cgroup_version: int | None = None  # of the container's own cgroup, if it has one
 
 
@@ -101,4 +105,6 @@ class ContainerSpec:
     stop_seconds: float = 10
     labels: Mapping[str, str] = field(default_factory=dict)  # told with its events
     restart: RestartPolicy = NEVER
+    health: HealthCheck | None = None
+    ready: Ready | None = None  # None: from its start on
     finish: Callable[[Container], Awaitable[None]] | None = None  # called, shielded, when all of it is gone

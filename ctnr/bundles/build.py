@@ -46,7 +46,7 @@ from ctnr.bundles.spec import (
 from ctnr.bundles.users import ResolvedUser, check_mapped
 from ctnr.requests import Run
 from supervisor.network.attachment import Attachment
-from supervisor.spec import Built, Prepared
+from supervisor.spec import NOTIFY_SOCKET, Built, Prepared
 
 RECURSIVE_RO = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (5, 12)  # mount_setattr(2)
 
@@ -92,6 +92,9 @@ def build_bundle(
     capabilities = process_capabilities(
         facts.user, rootless=facts.rootless, privileged=run.privileged, add=run.cap_add, drop=run.cap_drop
     )
+    binds = {at: path for at, (path, _) in files.items()}
+    if prepared.notify_socket is not None:
+        binds[NOTIFY_SOCKET] = prepared.notify_socket
     devices = build_devices(run.devices, rootless=facts.rootless, privileged=run.privileged)
     seccomp = _seccomp(run, capabilities, profiles)
     annotations = _annotations(image, run)
@@ -103,7 +106,7 @@ def build_bundle(
         oci_version=OCI_VERSION,
         process=build_process(
             args=(INIT_DESTINATION, "--", *args) if run.init else args,
-            env=run.env,
+            env=(*run.env, *((f"NOTIFY_SOCKET={NOTIFY_SOCKET}",) if prepared.notify_socket else ())),
             image=image.config,
             user=facts.user,
             cwd=run.workdir,
@@ -121,9 +124,7 @@ def build_bundle(
         ),
         root=Root(path=prepared.rootfs, readonly=run.read_only),
         hostname=facts.hostname,
-        mounts=_mounts(
-            run, facts, prepared, {at: path for at, (path, _) in files.items()}, devices.mounts, mapped
-        ),
+        mounts=_mounts(run, facts, prepared, binds, devices.mounts, mapped),
         linux=Linux(
             namespaces=_namespaces(prepared),
             sysctl=build_sysctls(run.sysctls, private_netns=prepared.netns is not None),

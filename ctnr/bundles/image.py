@@ -8,6 +8,17 @@ from ctnr.bundles.errors import BundleError
 from netconf.decode import UNREADABLE
 
 
+class ImageHealth(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Docker's HEALTHCHECK. Times are nanoseconds, 0 is the default; OCI's specification does not know it."""
+
+    test: tuple[str, ...] | None = None  # NONE, or CMD and words, or CMD-SHELL and a line
+    interval: int = 0
+    timeout: int = 0
+    retries: int = 0
+    start_period: int = 0
+    start_interval: int = 0
+
+
 class ImageProcess(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """The object `config` of an image configuration. Lists and maps may be null there."""
 
@@ -20,6 +31,8 @@ class ImageProcess(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     labels: dict[str, str] | None = None
     stop_signal: str | None = None
     exposed_ports: dict[str, msgspec.Raw] | None = None
+    healthcheck: ImageHealth | None = None
+    shell: tuple[str, ...] | None = None
 
 
 class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):

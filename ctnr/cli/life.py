@@ -116,9 +116,24 @@ def prune(service: Service, options: Parsed) -> int:
 
 
 def wait(service: Service, options: Parsed) -> int:
-    statuses = ask(service, {**base_request("wait"), "containers": options.args}, tell=Teller())
+    request = {**base_request("wait"), "containers": options.args}
+    if (condition := options.text("condition")) is not None:
+        request["condition"] = _CONDITIONS[condition]
+    statuses = ask(service, request, tell=Teller())
     write("".join(f"{status}\n" for status in statuses))
     return 0
+
+
+def run_health_check(service: Service, options: Parsed) -> int:
+    """As podman's: the status tells, and the word only if it is not healthy."""
+    request = {**base_request("health-run"), "container": options.args[0]}
+    value = ask(service, request, tell=Teller())
+    if value["status"] == 0:
+        return 0
+    write(f"{value['health']}\n")
+    if value["output"]:
+        write(value["output"].rstrip("\n") + "\n", 2)
+    return 1
 
 
 def for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any]) -> int:
@@ -156,6 +171,10 @@ _STATES = {
     "pause": "running",
     "unpause": "paused",
 }  # --all of them means those for which there is something to do
+_CONDITIONS = {
+    "stopped": "stopped", "exited": "stopped", "not-running": "stopped", "running": "running", "healthy": "healthy",
+    "ready": "ready", "removed": "removed",
+}  # fmt: skip
 _ALL = Option("all", "flag", "all there are", short="a")
 _IGNORE = Option("ignore", "flag", "no error for names that nobody has", short="i")
 _NAMES = "CONTAINER …"
@@ -220,5 +239,14 @@ COMMANDS = {
         ),
         prune, most=0,
     ),
-    "wait": Command("wait", _NAMES, "Wait for containers to end and print their exit statuses.", (), wait, least=1),
+    "wait": Command(
+        "wait", _NAMES,
+        "Wait for containers to end and print their exit statuses; or, printing nothing, for another condition.",
+        (Option("condition", "text", "what to wait for [stopped]", choices=tuple(_CONDITIONS)),), wait, least=1,
+    ),
+    "healthcheck run": Command(
+        "healthcheck run", "CONTAINER",
+        "Run the container's health check once, now. Exit status 0 if it succeeds, 1 if it fails.",
+        (), run_health_check, least=1, most=1,
+    ),
 }  # fmt: skip

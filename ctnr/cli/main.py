@@ -41,6 +41,7 @@ COMMANDS = {
     "cp": ("files", "copy files out of containers and into them"),
     "diff": ("files", "show what a container has changed in its image's files"),
     "wait": ("life", "wait for containers to end and print their exit statuses"),
+    "healthcheck run": ("life", "run a container's health check once, now"),
     "rm": ("life", "remove containers"),
     "rename": ("life", "give a container another name"),
     "container prune": ("life", "remove all containers that do not run"),
@@ -91,7 +92,7 @@ ALIASES = {
        ("ls", "inspect", "create", "rm", "prune", "check", "show", "connect", "disconnect")},
     "network list": "net ls", "network remove": "net rm",
 }  # fmt: skip
-GROUPS = ("image", "bundle", "net", "network", "supervisor", "container")
+GROUPS = ("healthcheck", "image", "bundle", "net", "network", "supervisor", "container")
 
 
 def entry() -> None:
@@ -236,6 +237,7 @@ def _help(words: list[str], command: Command | None = None) -> int:
     titles = {
         "": "Commands", "image": "Images", "bundle": "Bundles", "port": "Ports", "net": "Networks",
         "supervisor": "Service",
+        "healthcheck": "Health",
     }  # fmt: skip
     words = ["net" if word == "network" else word for word in words]
     grouped: dict[str, list[tuple[str, str]]] = {}

@@ -152,7 +152,9 @@ def describe_status(row: Event) -> str:
     started, finished, status = row.get("started"), row.get("finished"), row.get("status")
     if state in ("running", "paused", "stopping") and started:
         since = f"Up {human_time(time.time() - started)}"
-        return since if state == "running" else f"{since} ({state})"
+        health = row.get("health")
+        told = state if state != "running" else "health: starting" if health == "starting" else health
+        return f"{since} ({told})" if told else since
     if state == "restarting":
         return f"Restarting ({status}) {age(finished)}".rstrip()
     if status is not None:

@@ -26,12 +26,12 @@ STEERING = (
 # option → field, where nothing happens to the value on its way
 _PLAIN_TEXT = (
     "name", "bundle", "workdir", "user", "hostname", "stop_signal", "log_driver", "pull",
-    "platform", "ip", "mac_address:mac", "restart",
+    "platform", "ip", "mac_address:mac", "restart", "ready",
 )  # fmt: skip
 _PLAIN_LIST = (
     "publish", "expose", "tmpfs", "group_add", "dns", "dns_search", "cap_add", "cap_drop", "ulimit:ulimits",
     "sysctl:sysctls",
-    "annotation:annotations", "dns_option:dns_options", "network_alias:aliases",
+    "annotation:annotations", "dns_option:dns_options", "network_alias:aliases", "depends_on",
 )  # fmt: skip
 _PLAIN_FLAG = (
     "update",
@@ -95,11 +95,30 @@ def run_request(options: Parsed, image: str | None, args: list[str]) -> Event:
         request["stop_timeout"] = options.seconds("stop_timeout")
     if limits := limits_of(options):
         request["limits"] = limits
+    if health := _health(options):
+        request["health"] = health
     _log_options(options.list("log_opt"), request)
     _image_policy(options, request)
     if environ := service_environ():
         request["environ"] = environ
     return request
+
+
+def _health(options: Parsed) -> Event:
+    if options.flag("no_healthcheck"):
+        if options.given("health_cmd"):
+            raise UsageError("--no-healthcheck and --health-cmd: one of them")
+        return {"cmd": "none"}
+    health: Event = {}
+    for key in ("cmd", "on_failure"):
+        if options.given(f"health_{key}"):
+            health[key] = options.text(f"health_{key}")
+    for key in ("interval", "timeout", "start_period", "start_interval"):
+        if options.given(f"health_{key}"):
+            health[key] = options.seconds(f"health_{key}")
+    if options.given("health_retries"):
+        health["retries"] = options.number("health_retries")
+    return health
 
 
 def limits_of(options: Parsed) -> Event:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal as signals
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,8 +13,10 @@ import trio
 from ctnr import requests
 from ctnr.bundles.process import parse_signal
 from ctnr.engine import Engine
-from supervisor.errors import WrongState
+from ctnr.records import Record
+from supervisor.errors import SupervisorError, WrongState
 from supervisor.service.server import Connection
+from supervisor.spec import State
 
 
 async def start(engine: Engine, request: requests.Start, connection: Connection) -> Any:
@@ -27,7 +31,10 @@ async def start(engine: Engine, request: requests.Start, connection: Connection)
 
 
 async def wait(engine: Engine, request: requests.Wait, connection: Connection) -> Any:
-    """The exit statuses, when all have ended."""
+    """The exit statuses, when all have ended; or until all have reached another condition."""
+    if request.condition != "stopped":
+        await each(connection, request.containers, partial(_wait_for, engine, request.condition))
+        return []
     statuses = []
     for name in request.containers:
         record = engine.records.get(name)
@@ -38,6 +45,35 @@ async def wait(engine: Engine, request: requests.Wait, connection: Connection) -
         else:
             statuses.append(record.status if record.status is not None else 137)
     return statuses
+
+
+async def _wait_for(engine: Engine, condition: str, name: str) -> None:
+    """Raises: WrongState where that will not be."""
+    record = engine.records.get(name)
+    container = engine.live(record)
+    if condition == "removed":
+        reader = engine.supervisor.events()
+        while engine.records.find(record.id) is not None:
+            await anext(reader)
+        return
+    if container is None:
+        raise WrongState(f"container {record.name} is not running", cure=f"ctnr start {record.name}")
+    if condition == "healthy":
+        await container.wait_healthy()
+    elif condition == "ready":
+        await container.wait_ready()
+    else:
+        await container.wait_until(lambda: container.state is State.RUNNING or container.has_ended)
+        if container.has_ended:
+            raise WrongState(f"container {record.name} has ended with status {container.status}")
+
+
+async def run_health_check(engine: Engine, request: requests.HealthRun, connection: Connection) -> Any:
+    """One check now: its status, its output, and what the container's health is with it."""
+    container = engine.running(engine.records.get(request.container))
+    result = await container.check_health()
+    assert container.health is not None
+    return {"health": container.health.status, "status": result.status, "output": result.output}
 
 
 async def each(connection: Connection, names: tuple[str, ...], work: Any) -> list[str]:
@@ -69,16 +105,23 @@ async def each(connection: Connection, names: tuple[str, ...], work: Any) -> lis
 async def stop(engine: Engine, request: requests.Stop, connection: Connection) -> Any:
     """Stop signal, grace, SIGKILL. One that has stopped is fine."""
 
+    named = [record for name in request.containers if (record := _found(engine, name)) is not None]
+    stop_one = engine.stopper(named)
+
     async def one(name: str) -> None:
         record = engine.records.find(name) if request.ignore else engine.records.get(name)
-        if record is None:
-            return
-        engine.unwant(record)
-        container = engine.live(record)
-        if container is not None:
-            await container.stop(request.seconds)
+        if record is not None:
+            engine.unwant(record)
+            await stop_one(record, request.seconds)
 
     return await each(connection, request.containers, one)
+
+
+def _found(engine: Engine, name: str) -> Record | None:
+    """Told of each name for itself, later, if there is none or are several."""
+    with suppress(SupervisorError):
+        return engine.records.find(name)
+    return None
 
 
 async def restart(engine: Engine, request: requests.Restart, connection: Connection) -> Any:
@@ -134,6 +177,7 @@ async def rename(engine: Engine, request: requests.Rename, connection: Connectio
 TABLE: dict[type[msgspec.Struct], Any] = {
     requests.Start: start,
     requests.Wait: wait,
+    requests.HealthRun: run_health_check,
     requests.Stop: stop,
     requests.Restart: restart,
     requests.Kill: kill,

@@ -40,6 +40,8 @@ async def run(engine: Engine, request: requests.Run, connection: Connection) -> 
     finally:
         close_all(descriptors)
     if request.detach:
+        if request.ready is not None:
+            await container.wait_ready()
         return {"container": record.id, "name": record.name}
     return await _stay(engine, record, container, connection)
 

@@ -33,7 +33,7 @@ async def service_stop(engine: Engine, request: requests.ServiceStop, connection
         raise WrongState(
             f"containers are running: {names}", cure="stop them, or: ctnr supervisor stop --force"
         )
-    await engine.supervisor.stop_all()
+    await engine.stop_all()
     assert engine.server is not None
     engine.server.stop_after_answer = True
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -18,6 +19,7 @@ class Output:
 
     def __init__(self, log: Log | None) -> None:
         self.log = log
+        self.watchers: list[Callable[[str, bytes], None]] = []
         self._readers: dict[trio.lowlevel.FdStream, None] = {}
 
     def subscribe(self) -> int:
@@ -33,6 +35,8 @@ class Output:
                 while data := await source.receive_some(CHUNK_BYTES):
                     if self.log is not None:
                         self.log.write(stream, bytes(data))
+                    for watcher in self.watchers:
+                        watcher(stream, bytes(data))
                     for reader in list(self._readers):
                         await self._copy(reader, data)
 

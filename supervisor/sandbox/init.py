@@ -357,10 +357,14 @@ class Init:
         """Remove trees of at most `limit` entries, without a process; answer {"rest": the paths that are larger}."""
         return {"rest": [path for path in paths if not _remove_small(path, limit)]}, []
 
-    def op_listen(self, number, descriptors, path):
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    def op_listen(self, number, descriptors, path, datagrams):
+        kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
+        listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
         listener.bind(path)
-        listener.listen(1)
+        if datagrams:
+            os.chmod(path, 0o666)  # for whatever user the sender is
+        else:
+            listener.listen(1)
         return {}, [listener.detach()]
 
     def op_netns_new(self, number, descriptors, path, tap):

@@ -276,7 +276,14 @@ class Sandbox:
 
     async def listen(self, path: str) -> socket.socket:
         """A listening Unix stream socket at `path` in the sandbox. The caller closes it."""
-        _, descriptors = await self.call_raw("listen", path=path)
+        return await self._listen(path, datagrams=False)
+
+    async def listen_datagrams(self, path: str) -> socket.socket:
+        """A Unix datagram socket at `path` in the sandbox, for anybody to send to. The caller closes it."""
+        return await self._listen(path, datagrams=True)
+
+    async def _listen(self, path: str, *, datagrams: bool) -> socket.socket:
+        _, descriptors = await self.call_raw("listen", path=path, datagrams=datagrams)
         return socket.socket(fileno=descriptors[0])
 
 

@@ -69,6 +69,7 @@ class FakeService:
             "wait": [_result([0, 137])],
             "stats": [_result([{"id": ID, "name": "web", "running": False}])],
             "top": [_result({"headings": ["PID"], "rows": [["1"]]})],
+            "health-run": [_result({"health": "healthy", "status": 0, "output": ""})],
             "logs": [
                 {"event": "item", "value": {"container": 0, "entries": b64encode(LOG).decode()}},
                 _result(None),

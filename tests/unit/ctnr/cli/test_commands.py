@@ -31,6 +31,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "unpause": ("unpause web db", requests.Unpause),
     "update": ("update -m 64m --memory-swap=-1 --cpus 1.5 --pids-limit 9 web", requests.Update),
     "wait": ("wait web db", requests.Wait),
+    "healthcheck run": ("healthcheck run web", requests.HealthRun),
     "rm": ("rm -f -i web", requests.Remove),
     "cp": ("cp -aL web:/etc/hosts .", requests.Copy),
     "diff": ("diff web", requests.Diff),

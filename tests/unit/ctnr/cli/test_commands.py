@@ -147,6 +147,14 @@ def test_rows_are_chosen_and_sorted(ctnr: Ctnr) -> None:
         assert ctnr("ps", wrong) == 125, wrong
 
 
+@pytest.mark.parametrize("words", ["help", "--help", "net", "container --help"])
+def test_the_overview_has_every_command(ctnr: Ctnr, words: str) -> None:
+    assert ctnr(*words.split()) == 0
+    for name in COMMANDS:
+        if words != "net" or name.startswith("net "):
+            assert f"\n  {name} " in ctnr.out
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, *ALIASES])
 def test_every_command_explains_itself(ctnr: Ctnr, command: str) -> None:
     assert ctnr(*command.split(), "--help") == 0

@@ -9,6 +9,8 @@ from ctnr.client.errors import ClientError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
@@ -185,11 +187,45 @@ RUN_OPTIONS = (
 
 def run(service: Service, options: Parsed) -> int:
     """`ctnr run [OPTIONS] IMAGE [COMMAND …]`; without an image the bundle that -b names is run again."""
+    if "---" in options.args:
+        return _run_many(service, options)
     if not options.args and not options.given("bundle"):
         raise UsageError(
             "run needs an image", cure="ctnr run IMAGE [COMMAND …], or -b NAME for an existing bundle"
         )
     return run_image(service, options, options.args[0] if options.args else None, options.args[1:])
+
+
+def _run_many(service: Service, options: Parsed) -> int:
+    """`run [OPTIONS] IMAGE [COMMAND …] --- [OPTIONS] IMAGE [COMMAND …]`"""
+    from ctnr.cli import request as build
+    from ctnr.cli.grammar import parse
+    from ctnr.cli.group import run_group, split_group
+
+    if service.in_process:
+        raise UsageError("--no-service run … ---: one container at a time", cure="leave out --no-service")
+    first, *others = split_group(options.args)
+    parts = [options]
+    options.args[:] = first
+    for words in others:
+        part = parse(COMMANDS["run"], words)
+        if part is None or not (part.args or part.given("bundle")):
+            raise UsageError(
+                "run … ---: an image is missing", cure="ctnr run IMAGE [COMMAND …] --- IMAGE [COMMAND …]"
+            )
+        parts.append(part)
+    requests = []
+    started: list[Callable[[Event], None]] = []
+    for part in parts:
+        requests.append(build.run_request(part, part.args[0] if part.args else None, part.args[1:]))
+        path = _reserve_id_file(part)
+
+        def on_start(event: Event, path: str | None = path) -> None:
+            if path is not None:
+                _write_id_file(path, event["container"])
+
+        started.append(on_start)
+    return run_group(service, parts, requests, started)
 
 
 def run_image(service: Service, options: Parsed, image: str | None, args: list[str]) -> int:
@@ -306,7 +342,9 @@ def _remove(path: str) -> None:
 
 COMMANDS = {
     "run": Command(
-        "run", "IMAGE [COMMAND …]", "Run a program in a new container.", RUN_OPTIONS, run, stops=True
+        "run", "IMAGE [COMMAND …] [--- …]",
+        "Run a program in a new container. After --- comes one more with its own options: they end together.",
+        RUN_OPTIONS, run, stops=True,
     ),
     "create": Command(
         "create", "IMAGE [COMMAND …]", "Make a container to be started later.", CREATE_OPTIONS, create, least=1,

@@ -13,6 +13,7 @@ from ctnr.bundles.devices import device_filter
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.health import build_health
 from ctnr.bundles.image import ImageConfig, load_image_config
+from ctnr.bundles.limits import process_limits
 from ctnr.bundles.log_options import build_log_options
 from ctnr.bundles.mounts import MountPlan, plan_mounts
 from ctnr.bundles.process import (
@@ -212,6 +213,7 @@ class Assembly:
         if not is_below(workdir, targets) and workdir != "/":
             await _check_workdir(sandbox, container.rootfs, workdir)
         await check_command(sandbox, container.rootfs, program.args[0], workdir, env, targets)
+        rlimits, oom_score_adj = process_limits(run.ulimits, run.oom_score_adj, rootless=rootless)
         process = build_process(
             args=program.args,
             env=(*run.env, *program.env),
@@ -231,6 +233,8 @@ class Assembly:
             rows=stdio.rows,
             columns=stdio.columns,
             no_new_privileges=run.no_new_privileges,
+            rlimits=rlimits,
+            oom_score_adj=oom_score_adj,
         )
         return encode(process)
 

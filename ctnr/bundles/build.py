@@ -22,13 +22,7 @@ from ctnr.bundles.etc_files import (
 from ctnr.bundles.image import ImageConfig
 from ctnr.bundles.init_program import DESTINATION as INIT_DESTINATION
 from ctnr.bundles.init_program import find_init_program
-from ctnr.bundles.limits import (
-    build_rlimits,
-    build_sysctls,
-    clamp_oom_score_adj,
-    hard_limits,
-    may_raise_limits,
-)
+from ctnr.bundles.limits import build_sysctls, process_limits
 from ctnr.bundles.mounts import MountPlan, Wish, parse_mount, parse_tmpfs, parse_volume
 from ctnr.bundles.process import build_args, build_process, process_capabilities
 from ctnr.bundles.seccomp import BPF_ANNOTATION, Compiled, SeccompProfiles
@@ -101,6 +95,7 @@ def build_bundle(
     if seccomp is not None and seccomp.bpf is not None and facts.is_crun:
         annotations.setdefault(BPF_ANNOTATION, seccomp.bpf)
     args = build_args(image.config, run.entrypoint, run.args)
+    rlimits, oom_score_adj = process_limits(run.ulimits, run.oom_score_adj, rootless=facts.rootless)
     terminal = run.terminal
     config = Config(
         oci_version=OCI_VERSION,
@@ -117,10 +112,8 @@ def build_bundle(
             rows=terminal.rows if terminal else None,
             columns=terminal.columns if terminal else None,
             no_new_privileges=run.no_new_privileges,
-            rlimits=build_rlimits(
-                run.ulimits, hard=hard_limits(), may_raise=may_raise_limits(rootless=facts.rootless)
-            ),
-            oom_score_adj=clamp_oom_score_adj(run.oom_score_adj, rootless=facts.rootless),
+            rlimits=rlimits,
+            oom_score_adj=oom_score_adj,
         ),
         root=Root(path=prepared.rootfs, readonly=run.read_only),
         hostname=facts.hostname,

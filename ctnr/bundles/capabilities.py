@@ -50,9 +50,18 @@ def available_capabilities() -> frozenset[str]:
 
 def bounding_capabilities() -> frozenset[str]:
     """The bounding set of this process: the most that root without a user namespace of its own can give."""
+    return _own_set(b"CapBnd:")
+
+
+def effective_capabilities() -> frozenset[str]:
+    """What this process may do: in some containers and sandboxes root lacks one or the other."""
+    return _own_set(b"CapEff:")
+
+
+def _own_set(name: bytes) -> frozenset[str]:
     with open("/proc/self/status", "rb") as file:
         for line in file:
-            if line.startswith(b"CapBnd:"):
+            if line.startswith(name):
                 mask = int(line.split()[1], 16)
                 return frozenset(name for number, name in enumerate(NAMES) if mask >> number & 1)
     return frozenset()

@@ -8,6 +8,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from ctnr.bundles.capabilities import effective_capabilities
 from ctnr.bundles.defaults import PING_GROUP_RANGE, RLIMIT_CEILING
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.spec import Rlimit
@@ -96,21 +97,31 @@ def current_oom_score_adj() -> int:
         return int(file.read())
 
 
-def clamp_oom_score_adj(wanted: int | None, *, rootless: bool) -> int | None:
-    """None: inherited. Lowering takes CAP_SYS_RESOURCE on the host, so a user's wish ends at the current value."""
+def clamp_oom_score_adj(wanted: int | None, *, may_lower: bool) -> int | None:
+    """None: inherited. Lowering takes CAP_SYS_RESOURCE on the host: without it a wish ends at the current value."""
     if wanted is None:
         return None
     if not -1000 <= wanted <= 1000:
         raise BundleError(f"oom-score-adj {wanted}: out of range", cure="give a number from -1000 to 1000")
-    return max(wanted, current_oom_score_adj()) if rootless else wanted
+    return wanted if may_lower else max(wanted, current_oom_score_adj())
 
 
+@cache
 def may_raise_limits(*, rootless: bool) -> bool:
-    """Whether this is root of the machine (of the first user namespace): CAP_SYS_RESOURCE counts there only."""
-    if rootless or os.geteuid() != 0:
+    """Whether this is root of the machine (of the first user namespace) with CAP_SYS_RESOURCE: it counts there only."""
+    if rootless or os.geteuid() != 0 or "CAP_SYS_RESOURCE" not in effective_capabilities():
         return False
     with open("/proc/self/uid_map", "rb") as file:
         return file.read().split() == [b"0", b"0", b"4294967295"]
+
+
+def process_limits(
+    ulimits: Sequence[str], oom_score_adj: int | None, *, rootless: bool
+) -> tuple[tuple[Rlimit, ...], int | None]:
+    """The resource limits and the OOM score of each program of a container. Raises: BundleError."""
+    may_raise = may_raise_limits(rootless=rootless)
+    limits = build_rlimits(ulimits, hard=hard_limits(), may_raise=may_raise)
+    return limits, clamp_oom_score_adj(oom_score_adj, may_lower=may_raise)
 
 
 def _parse_ulimit(text: str) -> Rlimit:

@@ -119,10 +119,10 @@ def test_sysctls() -> None:
 def test_oom_is_clamped() -> None:
     with open("/proc/self/oom_score_adj") as file:
         current = int(file.read())
-    assert clamp_oom_score_adj(-1000, rootless=True) == current
-    assert clamp_oom_score_adj(-1000, rootless=False) == -1000
+    assert clamp_oom_score_adj(-1000, may_lower=False) == current
+    assert clamp_oom_score_adj(-1000, may_lower=True) == -1000
     with pytest.raises(BundleError):
-        clamp_oom_score_adj(1001, rootless=False)
+        clamp_oom_score_adj(1001, may_lower=True)
 
 
 def test_devices(tmp_path: Path) -> None:

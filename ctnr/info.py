@@ -64,6 +64,7 @@ async def describe_host(supervisor: Supervisor, store_dir: str) -> dict[str, Any
         "store": store_dir,
         "cni_path": list(default_cni_path(os.environ)),
         "slirp_sandboxed": sandbox_report(),
+        "pasta": _which("pasta") or "not installed; for --network=pasta: sudo apt-get install passt",
     }
     return {"facts": facts, "checks": checks}
 

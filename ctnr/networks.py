@@ -13,7 +13,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,7 @@ from netconf import (
 )
 from netconf.decode import UNREADABLE
 from supervisor.errors import NameInUse, NotFound, SupervisorError
+from supervisor.network import pasta_conf
 from supervisor.network.attachment import NetworkRequest, number_interfaces
 from supervisor.network.plugins import default_cni_path
 from supervisor.network.slirp_conf import SlirpOptions, check_mac, decode_options
@@ -49,6 +50,10 @@ _PODMAN_NAMES = {
     "outbound_addr6": "outboundAddr6", "disable_dns": "disableDNS", "port_handler": "portHandler",
 }  # fmt: skip
 _PODMAN_VALUES = {"rootlesskit": "relay"}
+_DECODERS: dict[str, Callable[..., Any]] = {
+    "slirp": decode_options,
+    "pasta": pasta_conf.decode_options,
+}
 _BRIDGE_OPTIONS = (
     "bridge", "forceAddress", "hairpinMode", "ipMasq", "isDefaultGateway", "isGateway", "promiscMode", "vlan",
 )  # fmt: skip
@@ -166,13 +171,14 @@ def _load(name: str, directories: Sequence[str]) -> tuple[NetworkList, dict[str,
         else:
             options[key] = _PODMAN_VALUES.get(value, value)
     if options:
-        if network.plugins[0].type != "slirp":
+        decode = _DECODERS.get(network.plugins[0].type)
+        if decode is None:
             raise SupervisorError(
-                f"network {name}: {', '.join(options)}: only slirp networks take options here",
+                f"network {name}: {', '.join(options)}: only slirp and pasta networks take options here",
                 cure="ip, mac and alias are for all; for others: ctnr net create --opt",
             )
         conf = msgspec.json.decode(network.plugins[0].raw)
-        checked = msgspec.to_builtins(decode_options({**conf, **options}, lax=True))
+        checked = msgspec.to_builtins(decode({**conf, **options}, lax=True))
         network = with_first_plugin(network, {key: checked[key] for key in options})
     own: dict[str, Any] = _wishes(wishes)
     return network, {**own, "aliases": tuple(aliases)} if aliases else own
@@ -226,6 +232,8 @@ def build_conf(
     """The configuration of a new network. `routes` are the host's: (destination, on link)."""
     taken = [(subnet, f"network {one.name}") for one in known for subnet in subnets_of(one)]
     taken.append((UPLINK, "slirp4netns's own network"))
+    if request.driver == "pasta":
+        return _named(request, _pasta_plugin(request))
     subnet = _subnet(request, taken, routes)
     if request.driver == "slirp":
         plugin = _slirp_plugin(request, subnet)
@@ -237,7 +245,11 @@ def build_conf(
                 plugin, next(one for one in _local_subnets() if not any(_overlap(one, o) for o in used))
             )
     else:
-        raise SupervisorError(f"driver {request.driver} is not known", cure="bridge or slirp")
+        raise SupervisorError(f"driver {request.driver} is not known", cure="bridge, slirp or pasta")
+    return _named(request, plugin)
+
+
+def _named(request: requests.NetCreate, plugin: dict[str, Any]) -> dict[str, Any]:
     head = {"cniVersion": "1.0.0", "name": request.name, "ctnr": {"created": int(time.time())}}
     return {**head, "plugins": [plugin]}
 
@@ -336,6 +348,28 @@ def _slirp_plugin(request: requests.NetCreate, subnet: Subnet) -> dict[str, Any]
     options: SlirpOptions = decode_options(asked, lax=True)
     told = msgspec.to_builtins(options)
     return {"type": "slirp", **{key: told[key] for key in ("mtu", *asked)}}
+
+
+def _pasta_plugin(request: requests.NetCreate) -> dict[str, Any]:
+    for option, value in {
+        "subnet": request.subnet,
+        "gateway": request.gateway,
+        "internal": request.internal,
+    }.items():
+        if value:
+            raise SupervisorError(
+                f"driver pasta takes its addresses over from the host: no --{option}",
+                cure=f"leave out --{option}",
+            )
+    asked: dict[str, Any] = {"hostLoopback": False}
+    if request.mtu is not None:
+        asked["mtu"] = request.mtu
+    if request.ipv6:
+        asked["enableIPv6"] = True
+    for key, text in _pairs(request.options).items():
+        asked[_PODMAN_NAMES.get(key, key)] = text
+    told = msgspec.to_builtins(pasta_conf.decode_options(asked, lax=True))
+    return {"type": "pasta", **{key: told[key] for key in asked}}
 
 
 def _gateway(text: str, subnet: Subnet) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -186,7 +186,8 @@ COMMANDS = {
         "net create", "NETWORK", "Make a network: a file in the first directory with configurations.",
         (
             Option(
-                "driver", "text", "bridge or slirp [bridge]", short="d", choices=("bridge", "slirp"), metavar="DRIVER"
+                "driver", "text", "bridge, slirp or pasta [bridge]", short="d", choices=("bridge", "slirp", "pasta"),
+                metavar="DRIVER",
             ),
             Option("format", "text", "json, or a template", metavar="FORMAT"),
             Option("gateway", "text", "the bridge's address [the subnet's first]", metavar="ADDRESS"),

@@ -14,6 +14,7 @@ from netconf import ErrorCode, NetconfError, NetworkList, is_builtin, list_netwo
 from netconf.versions import supports
 from supervisor.errors import PluginError, SupervisorError
 from supervisor.groups import single_error
+from supervisor.network import pasta_conf
 from supervisor.network.plugins import default_cni_path, find_plugin
 from supervisor.network.slirp_conf import check_ready, decode_options
 from supervisor.service.server import Connection
@@ -77,6 +78,10 @@ def _check_programs(network: NetworkList, cni_path: tuple[str, ...]) -> None:
             decode_options(msgspec.json.decode(plugin.raw))
             check_ready()
             continue
+        if plugin.type == "pasta":
+            pasta_conf.decode_options(msgspec.json.decode(plugin.raw))
+            pasta_conf.find_program()
+            continue
         find_plugin(plugin.type, cni_path)
         if plugin.ipam_type:
             find_plugin(plugin.ipam_type, cni_path)
@@ -84,7 +89,7 @@ def _check_programs(network: NetworkList, cni_path: tuple[str, ...]) -> None:
 
 async def _status(engine: Engine, network: NetworkList, cni_path: Sequence[str]) -> list[str]:
     """What the plugins answer to STATUS, where the network's version of CNI knows it."""
-    if not supports(network.cni_version, "STATUS") or network.plugins[0].type == "slirp":
+    if not supports(network.cni_version, "STATUS") or network.plugins[0].type in ("slirp", "pasta"):
         return []
     realm = await engine.supervisor.realm()
     try:

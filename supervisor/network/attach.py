@@ -9,6 +9,7 @@ import trio
 
 from netconf import NetworkList
 from supervisor.errors import AttachmentError
+from supervisor.network.attach_pasta import PastaNetworks
 from supervisor.network.attach_plugins import PluginNetworks
 from supervisor.network.attach_slirp import SlirpNetworks
 from supervisor.network.attachment import Attachment, NetworkRequest
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Networks:
-    """The networks of one sandbox, by kind: `slirp` is a task of ours, all others are made by `plugins`."""
+    """The networks of one sandbox, by kind: `slirp` and `pasta` are tasks of ours, `plugins` make all others."""
 
     def __init__(
         self,
@@ -44,11 +45,18 @@ class Networks:
         self.uplink = Uplink(sandbox, nursery) if sandbox.rootless else None
         self.name_service = NameService(sandbox, self.uplink, nursery)
         self.slirp = SlirpNetworks(sandbox)
+        self.pasta = PastaNetworks(sandbox)
         turns = Turns(None if journal is None else journal.lock)
         self.plugins = PluginNetworks(sandbox, self.uplink, self.name_service, records, lease_dir, turns)
 
-    def _kind(self, network: NetworkList) -> SlirpNetworks | PluginNetworks:
-        return self.slirp if network.plugins[0].type == "slirp" else self.plugins
+    def _kind(self, network: NetworkList) -> SlirpNetworks | PastaNetworks | PluginNetworks:
+        match network.plugins[0].type:
+            case "slirp":
+                return self.slirp
+            case "pasta":
+                return self.pasta
+            case _:
+                return self.plugins
 
     async def attach(
         self,

@@ -62,7 +62,7 @@ class SlirpNetworks:
             await self._sandbox.call("sysctl", netns=container.netns, settings=settings)
         gone, scope = trio.Event(), trio.CancelScope()
         slirp: Slirp = await nursery.start(
-            _run_in, scope, gone,
+            run_in_turn, scope, gone,
             partial(
                 run_slirp, options, netns_path=self._sandbox.outer_path(container.netns),
                 userns_path=self._sandbox.userns_path, ifname=request.ifname, on_event=tell, persistent_tap=True,
@@ -99,7 +99,7 @@ class SlirpNetworks:
             scope.cancel()
             await gone.wait()
 
-        await nursery.start(_run_in, scope, gone, relay.run)
+        await nursery.start(run_in_turn, scope, gone, relay.run)
         teardown.push("end the port relay", end)
         return relay
 
@@ -109,7 +109,7 @@ class SlirpNetworks:
             raise AttachmentError(f"network {attachment.network.name}: slirp4netns does not run")
 
 
-async def _run_in(
+async def run_in_turn(
     scope: trio.CancelScope,
     gone: trio.Event,
     run: Callable[..., Awaitable[None]],

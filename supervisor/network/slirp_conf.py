@@ -35,7 +35,7 @@ IPV6_SYSCTLS = {"net.ipv6.conf.default.accept_dad": "0", "net.ipv6.conf.all.acce
 _INTERFACE = re.compile(r"[^\s/:]{1,15}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 # Keys of a plugin's configuration that CNI defines (spec 1.1.0 section 1): not options of slirp.
-_CNI_KEYS = frozenset(
+CNI_KEYS = frozenset(
     {"cniVersion", "name", "type", "capabilities", "args", "runtimeConfig", "prevResult", "dns"}
 )
 _NOISE = (
@@ -108,7 +108,7 @@ def decode_options(conf: Mapping[str, Any], *, lax: bool = False) -> SlirpOption
     Raises: SlirpConfError with the option and what was expected.
     """
     own = {
-        key: value for key, value in conf.items() if key not in _CNI_KEYS and not key.startswith("cni.dev/")
+        key: value for key, value in conf.items() if key not in CNI_KEYS and not key.startswith("cni.dev/")
     }
     try:
         return msgspec.convert(own, SlirpOptions, strict=not lax)

@@ -101,7 +101,7 @@ def test_the_hosts_loopback_can_be_closed(me: Person) -> None:
         ("slirp:mtu=9", "slirp option mtu"),
         ("slirp:mto=9", "slirp option"),
         ("slirp:cidr=10.0.0.0/30", "slirp option cidr"),
-        ("bridge:mtu=1500", "only slirp networks take options"),
+        ("bridge:mtu=1500", "only slirp and pasta networks take options"),
         ("slirp:ip=10.0.2.7", "always gives the 100th address"),
         ("bridge:ip=none", "not an IP address"),
         ("slirp:mac=01:00:00:00:00:01", "not a unicast MAC"),

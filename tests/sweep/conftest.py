@@ -10,6 +10,7 @@ import pytest
 from tests.sweep.length import COVERED
 from tests.sweep.stage import Home, open_home
 from tests.sweep.stories import PULLED, Props
+from tests.world.internet import Internet
 from tests.world.machine import Machine
 from tests.world.registry import Registry
 
@@ -34,5 +35,6 @@ def home(machine: Machine, busybox_image: Path) -> Iterator[Home]:
 
 
 @pytest.fixture
-def props(bundle: Path, tmp_path: Path, _pulled: None) -> Props:
+def props(bundle: Path, tmp_path: Path, _pulled: None, internet: Internet) -> Props:
+    """pasta takes its addresses over from the interface with the default route: there must be one."""
     return Props(bundle, tmp_path / "log")

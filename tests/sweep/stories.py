@@ -116,6 +116,10 @@ async def restarts(stage: Stage, props: Props) -> None:
         await container.stop(0)
 
 
+async def pasta(stage: Stage, props: Props) -> None:
+    await _play(stage, _spec(props, "true", networks=["pasta"], ports="8080:80"))
+
+
 async def exec_in(stage: Stage, props: Props) -> None:
     """One more program in a container, its output captured."""
     async with stage.run(_spec(props, "sleep", "1000")) as container:
@@ -164,6 +168,7 @@ STORIES: dict[str, Story] = {
     "log": log,
     "connect": connect,
     "relay": relay,
+    "pasta": pasta,
     "ports": ports,
     "restarts": restarts,
     "exec": exec_in,

@@ -237,7 +237,7 @@ def _help(words: list[str], command: Command | None = None) -> int:
     titles = {
         "": "Commands", "image": "Images", "bundle": "Bundles", "port": "Ports", "net": "Networks",
         "supervisor": "Service",
-        "healthcheck": "Health",
+        "healthcheck": "Health", "container": "Containers",
     }  # fmt: skip
     words = ["net" if word == "network" else word for word in words]
     grouped: dict[str, list[tuple[str, str]]] = {}

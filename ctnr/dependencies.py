@@ -55,9 +55,11 @@ def check_cycle(record: Record, find: Callable[[str], Record | None]) -> None:
 
 
 def dependants(records: Sequence[Record], find: Callable[[str], Record | None]) -> Mapping[str, set[str]]:
-    """Of these records by id: ids of those among them that need it, at once or over others."""
+    """Of these records by id: ids of those among them that need it, at once or over others.
+
+    Two that need each other (they can be made, not started) are left out of it: nobody is to wait for ever.
+    """
     ids = {record.id for record in records}
-    needs: dict[str, set[str]] = {}
 
     def needed_by(record: Record, seen: frozenset[str]) -> set[str]:
         found: set[str] = set()
@@ -67,7 +69,8 @@ def dependants(records: Sequence[Record], find: Callable[[str], Record | None]) 
                 found |= {other.id} | needed_by(other, seen | {other.id})
         return found
 
-    for record in records:
-        for other in needed_by(record, frozenset((record.id,))) & ids:
-            needs.setdefault(other, set()).add(record.id)
-    return {one: needs.get(one, set()) for one in ids}
+    needs = {record.id: needed_by(record, frozenset((record.id,))) & ids for record in records}
+    return {
+        one: {other for other, needed in needs.items() if one in needed and other not in needs[one]}
+        for one in ids
+    }

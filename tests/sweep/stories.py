@@ -15,7 +15,9 @@ from netconf import NetworkList, load_builtin
 from supervisor import ContainerSpec
 from supervisor.bundle import open_bundle
 from supervisor.cgroups.limits import Limits
+from supervisor.health import HealthCheck, OnFailure
 from supervisor.network.ports import parse_ports
+from supervisor.readiness import parse_ready
 from supervisor.restart import Restart, RestartPolicy
 from supervisor.runtime.stdio import Stdio
 from tests.sweep.stage import IMAGE, Stage
@@ -120,6 +122,20 @@ async def pasta(stage: Stage, props: Props) -> None:
     await _play(stage, _spec(props, "true", networks=["pasta"], ports="8080:80"))
 
 
+async def watched(stage: Stage, props: Props) -> None:
+    """With a health check that turns bad and is answered by a restart, under a policy, ready by its own word."""
+    policy = RestartPolicy(when=Restart.ALWAYS, first_seconds=0.002)
+    check = HealthCheck(command=("false",), interval_seconds=0.01, retries=1, on_failure=OnFailure.RESTART)
+    spec = _spec(props, "sleep", "1000", networks=["slirp"])
+    spec = dataclasses.replace(
+        spec, restart=policy, health=check, ready=parse_ready("notify"), stop_seconds=0.01
+    )
+    async with stage.run(spec) as container:
+        started = container.started_at
+        await container.wait_until(lambda: container.started_at != started)
+        await container.stop(0)
+
+
 async def exec_in(stage: Stage, props: Props) -> None:
     """One more program in a container, its output captured."""
     async with stage.run(_spec(props, "sleep", "1000")) as container:
@@ -171,6 +187,7 @@ STORIES: dict[str, Story] = {
     "pasta": pasta,
     "ports": ports,
     "restarts": restarts,
+    "watched": watched,
     "exec": exec_in,
     "confined": confined,
     "detached": detached,

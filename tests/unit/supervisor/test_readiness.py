@@ -1,0 +1,92 @@
+"""What counts as ready: parsed, found in lines, found in /proc/net/tcp, heard on a socket."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from supervisor.errors import SupervisorError
+from supervisor.health import HealthCheck
+from supervisor.readiness import (
+    LineWatcher,
+    ReadyBy,
+    check_ready,
+    is_listening,
+    parse_ready,
+    wait_notified,
+)
+
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   1: 0100007F:0050 0100007F:A1B2 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 20 4 30 10 -1
+"""
+
+
+def test_the_four_ways() -> None:
+    assert parse_ready("health").by is ReadyBy.HEALTH
+    assert parse_ready("notify").by is ReadyBy.NOTIFY
+    by_log = parse_ready("log:^up: [0-9]+$")
+    assert by_log.pattern is not None
+    assert by_log.pattern.search("up: 7")
+    assert parse_ready("port:8080").port == 8080
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", "log", "log:", "log:[", "port", "port:", "port:0", "port:65536", "port:http", "health:x"],
+)
+def test_nothing_else(text: str) -> None:
+    with pytest.raises(SupervisorError, match=re.escape(f"--ready={text}")):
+        parse_ready(text)
+
+
+def test_there_must_be_something_to_tell_it() -> None:
+    check_ready(None, None, piped=False)
+    check_ready(parse_ready("health"), HealthCheck(command=("true",)), piped=False)
+    with pytest.raises(SupervisorError, match="no health check"):
+        check_ready(parse_ready("health"), None, piped=True)
+    with pytest.raises(SupervisorError, match="past the supervisor"):
+        check_ready(parse_ready("log:x"), None, piped=False)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "found"),
+    [
+        ([("stdout", b"one\nready\n")], 1),
+        ([("stdout", b"rea"), ("stderr", b"dy"), ("stdout", b"dy")], 1),
+        ([("stdout", b"rea"), ("stderr", b"dy")], 0),
+        ([("stdout", b"ready"), ("stdout", b"ready\nready")], 1),
+        ([("stdout", b"\xff ready")], 1),
+        ([("stdout", b"rea\ndy")], 0),
+    ],
+)
+def test_lines(chunks: list[tuple[str, bytes]], found: int) -> None:
+    calls: list[None] = []
+    watcher = LineWatcher(re.compile("ready"), lambda: calls.append(None))
+    for stream, data in chunks:
+        watcher.feed(stream, data)
+    assert len(calls) == found
+
+
+def test_only_what_listens_counts() -> None:
+    assert is_listening(TABLE, 8080)
+    assert not is_listening(TABLE, 80)
+    assert not is_listening("", 80)
+
+
+async def test_a_datagram_says_it(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far:
+        near.setblocking(False)
+        far.send(b"STATUS=READY=1 soon\nREADY=0")
+        with trio.move_on_after(1) as scope:
+            await wait_notified(near)
+        assert scope.cancelled_caught
+        far.send(b"MAINPID=7\nREADY=1\n")
+        with trio.fail_after(1):
+            await wait_notified(near)

@@ -3,7 +3,7 @@
 The words are docker's where it has some (podman's died, remove, exec and exec_died are its die, destroy, exec_start
 and exec_die): create start die kill stop restart pause unpause oom health_status update rename attach detach
 exec_start exec_die destroy; of networks connect and disconnect. Ours: restarting (a back-off begins), ready, failed (a
-later round of a container could not be set up), slirp_died and slirp_restarted.
+later round of a container could not be set up), slirp_died and slirp_restarted (pasta_… likewise).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ctnr import networks, requests
+from ctnr import networks, own_networks, requests
 from ctnr.describe import describe_port
 from ctnr.engine import Engine, caller_environment
 from netconf import list_networks, load_network, search_path
@@ -46,7 +46,7 @@ async def net_inspect(engine: Engine, request: requests.NetInspect, connection: 
 
 
 async def net_create(engine: Engine, request: requests.NetCreate, connection: Connection) -> Any:
-    network = await networks.create_network(config_directories(request), request)
+    network = await own_networks.create_network(config_directories(request), request)
     return networks.describe_network(network, ())
 
 
@@ -64,7 +64,7 @@ async def net_prune(engine: Engine, request: requests.NetPrune, connection: Conn
     }
     unused = [
         one.name
-        for one in networks.own_networks(directories)
+        for one in own_networks.list_own_networks(directories)
         if one.name not in asked and not _users(engine, one.name)
     ]
     for name in unused:
@@ -73,7 +73,7 @@ async def net_prune(engine: Engine, request: requests.NetPrune, connection: Conn
 
 
 async def _remove(engine: Engine, name: str, directories: Sequence[str]) -> None:
-    network = await networks.remove_network(directories, name, _users(engine, name))
+    network = await own_networks.remove_network(directories, name, _users(engine, name))
     await engine.supervisor.forget_network(network)
 
 

@@ -43,12 +43,18 @@ class PastaNetworks:
                 f"network {request.network.name}: pasta gives the host's own address, not {request.ip}",
                 cure="leave out --ip, or use a bridge or slirp network",
             )
+
+        def tell(action: str, pid: int) -> None:
+            container.tell(
+                action, type="network", network=request.network.name, ifname=request.ifname, pid=str(pid)
+            )
+
         # addresses that are not tentative for a second or two
         settings = {f"net/ipv6/conf/{one}/accept_dad": "0" for one in ("all", "default")}
         await self._sandbox.call("sysctl", netns=container.netns, settings=settings)
         pasta = Pasta(
             self._sandbox, options, netns=container.netns, ifname=request.ifname, mac=request.mac,
-            name=f"{container.id[:12]}-{request.ifname}",
+            name=f"{container.id[:12]}-{request.ifname}", on_change=tell,
         )  # fmt: skip
         gone, scope = trio.Event(), trio.CancelScope()
         await nursery.start(run_in_turn, scope, gone, partial(pasta.run, reservation))

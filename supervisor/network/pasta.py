@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -40,9 +40,21 @@ class Pasta:
     """One attachment's. `run` is its task."""
 
     def __init__(
-        self, sandbox: Sandbox, options: PastaOptions, *, netns: str, ifname: str, mac: str | None, name: str
+        self,
+        sandbox: Sandbox,
+        options: PastaOptions,
+        *,
+        netns: str,
+        ifname: str,
+        mac: str | None,
+        name: str,
+        on_change: Callable[[str, int], object],
     ) -> None:
-        """`name` makes the names of its files, in the sandbox's run directory."""
+        """`name` makes the names of its files, in the sandbox's run directory.
+
+        `on_change` gets pasta_died or pasta_restarted, with its process; it is called in the task.
+        """
+        self._on_change = on_change
         self.options = options
         self.published: tuple[PortMapping, ...] = ()
         self._sandbox = sandbox
@@ -107,8 +119,10 @@ class Pasta:
                     raise PastaError(f"pasta ended {len(deaths)} times, the last time with status {status}")
                 pause = restarts.pause(len(deaths))
                 log.warning("pasta_ended", ifname=self._ifname, status=status, restart_seconds=pause)
+                self._on_change("pasta_died", self._process.pid)
                 await trio.sleep(pause)
                 await self._start()
+                self._on_change("pasta_restarted", self._process.pid)
         finally:
             self.published = ()
             if self._process is not None:

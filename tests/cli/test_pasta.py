@@ -90,7 +90,9 @@ def test_it_is_started_again_with_its_ports(me: Person, serve: Callable[..., str
     assert fetch(8080) == name
     assert pastas() != [pid]
     assert "Example Domain" in inside(me, name, "wget -qO- http://example.org/")
-    assert "ready" not in me.ctnr("net", "check", "pasta").ok.stdout
+    told = me.ctnr("events", "--since=1m", "--stream=false", "--format=json").ok.stdout
+    assert [word in told for word in ("pasta_died", "pasta_restarted")] == [True, True], told
+    assert "1 attached" in me.ctnr("net", "check", "pasta").ok.stdout
     me.ctnr("rm", "-f", name).ok  # noqa: B018
     assert pastas() == []
 

@@ -29,6 +29,18 @@ class LimitOptions(TypedDict, total=False):
     pids: int  # --pids-limit
 
 
+class HealthOptions(TypedDict, total=False):
+    """As docker's HEALTHCHECK; times in seconds."""
+
+    cmd: str  # for a shell, or a JSON list; none: no check
+    interval: float
+    timeout: float
+    retries: int
+    start_period: float
+    start_interval: float
+    on_failure: Literal["none", "kill", "restart", "stop"]
+
+
 class RunOptions(TypedDict, total=False):
     """Each is the flag of `ctnr run` with that name, in the plural where it may be given several times.
 
@@ -79,6 +91,9 @@ class RunOptions(TypedDict, total=False):
     log_driver: Literal["k8s-file", "journald", "none"]  # Container.logs reads the first
     log_max_bytes: int
     log_max_files: int
+    health: HealthOptions  # of the image, if it has one; Container.wait_healthy waits for it
+    ready: str  # health, notify, log:REGEX or port:N: Container.wait_ready waits for it
+    depends_on: Sequence[str]  # NAME[:ready|healthy], started before
     restart: str  # no, on-failure[:N], always or unless-stopped; not in a group
     stop_signal: str
     stop_timeout: float  # seconds

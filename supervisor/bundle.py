@@ -15,7 +15,7 @@ from supervisor.errors import RuntimeFailed
 from supervisor.network.attachment import number_interfaces
 from supervisor.network.ports import PortMapping
 from supervisor.runtime.stdio import Stdio
-from supervisor.spec import Built, ContainerSpec, Prepared, Program
+from supervisor.spec import NOTIFY_SOCKET, Built, ContainerSpec, Prepared, Program
 
 if TYPE_CHECKING:
     from supervisor.container import Container
@@ -54,7 +54,13 @@ def open_bundle(
         namespaces = [one for one in linux.get("namespaces", ()) if one.get("type") != "network"]
         if prepared.netns is not None:
             namespaces.append({"type": "network", "path": prepared.netns})
+        mounts = list(config.get("mounts", ()))
+        if prepared.notify_socket is not None:
+            source = {"source": prepared.notify_socket, "type": "bind", "options": ["bind"]}
+            mounts.append({"destination": NOTIFY_SOCKET, **source})
+            process["env"] = [*process.get("env", ()), f"NOTIFY_SOCKET={NOTIFY_SOCKET}"]
         own = {
+            "mounts": mounts,
             "root": config.get("root", {}) | {"path": prepared.rootfs},
             "process": process,
             "linux": linux | {"namespaces": namespaces},

@@ -144,12 +144,18 @@ async def exec_in(engine: Engine, request: requests.ExecIn, connection: Connecti
         started = await engine.exec(request, _stdio(request, descriptors, tty=request.tty))
     finally:
         close_all(descriptors)
+    container = engine.live(engine.records.get(request.container))
+    if container is not None:
+        container.tell("exec_start", command=" ".join(request.args))
     if request.detach:
         if started.terminal is not None:
             os.close(started.terminal)
         return {"container": request.container}
     try:
-        return await _accompany_exec(started, connection, request.container)
+        answer = await _accompany_exec(started, connection, request.container)
+        if container is not None and isinstance(answer, Exited):
+            container.tell("exec_die", status=answer.status)
+        return answer
     except BaseException:
         await started.process.kill_and_wait()
         raise
@@ -190,7 +196,9 @@ async def _join(engine: Engine, record: Record, connection: Connection, *, stdin
         )
     finally:
         os.close(output)
+    container.tell("attach")
     if await _obey_until(container.wait_gone, connection, partial(_signal, container)):
+        container.tell("detach")
         return {"container": container.id, "detached": True}
     return Exited(await container.wait())
 

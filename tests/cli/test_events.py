@@ -12,15 +12,16 @@ def test_a_life_is_told_in_order(me: Person, names: list[str]) -> None:
     began = time.time()
     me.ctnr("run", "-d", "--name=told", "--label=tier=front", "--network=slirp", "demo", "sleep", "1000").ok  # noqa: B018
     names.append("told")
+    assert me.ctnr("exec", "told", "sh", "-c", "exit 4").status == 4
     me.ctnr("kill", "told").ok  # noqa: B018
     me.ctnr("rm", "told").ok  # noqa: B018
     names.remove("told")
     asked = ("events", "--since", str(began), "--stream=false", "--filter", "container=told")
     said = [json.loads(line) for line in me.ctnr(*asked, "--json").ok.stdout.splitlines()]
     assert [one["Action"] for one in said] == [
-        "create", "start", "connect", "kill", "die", "disconnect", "destroy",
+        "create", "start", "connect", "exec_start", "exec_die", "kill", "die", "disconnect", "destroy",
     ]  # fmt: skip
-    assert said[4]["ContainerExitCode"] == 137
+    assert said[6]["ContainerExitCode"] == 137
     assert said[0]["Actor"]["Attributes"]["tier"] == "front"
     assert [one["TimeNano"] for one in said] == sorted(one["TimeNano"] for one in said)
     shown = me.ctnr(*asked, "--format", "{{.Type}} {{.Actor.ID}}", "--filter", "type=network").ok.stdout

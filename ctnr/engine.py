@@ -36,7 +36,7 @@ from supervisor.events import describe_event
 from supervisor.groups import bare_errors, single_error
 from supervisor.network.attachment import Attachment
 from supervisor.readiness import parse_ready
-from supervisor.restart import Restart, parse_restart_policy
+from supervisor.restart import Restart, RestartPolicy, parse_restart_policy
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
@@ -118,11 +118,7 @@ class Engine:
             parse_ready(request.ready)
         for text in request.depends_on:
             parse_dependency(text)
-        if parse_restart_policy(request.restart).when is not Restart.NO and request.remove:
-            raise SupervisorError(
-                f"--rm and --restart={request.restart}: what is to be started again can't be removed",
-                cure="leave out one of the two",
-            )
+        check_restart(request, request.restart)
 
     async def _make_room(self, request: requests.Run) -> None:
         """The same command can be typed again: what has the name and has ended is waited for (its clean-up goes on when
@@ -372,7 +368,7 @@ class Engine:
         """Its client has left it alone: the terminal's output goes to the log from here."""
         record = self.records.get(container.id)
         container.streams.take_over_terminal(self.records.log_path(record))
-        record.wanted = container.spec.restart.is_lasting
+        record.wanted = container.backoff.policy.is_lasting
         self._save(record)
 
     async def exec(self, request: requests.ExecIn, stdio: Stdio) -> Started:
@@ -501,6 +497,17 @@ def check_runtime_dir(path: str) -> None:
             f"runtime directory {path}: longer than {RUNTIME_DIR_BYTES_MAX} bytes, too long for sockets in it",
             cure="set CTNR_RUNTIME_DIR to a shorter path",
         )
+
+
+def check_restart(request: requests.Run, text: str) -> RestartPolicy:
+    """The policy that the text tells, for that container. Raises: SupervisorError."""
+    policy = parse_restart_policy(text)
+    if policy.when is not Restart.NO and request.remove:
+        raise SupervisorError(
+            f"--rm and --restart={text}: what is to be started again can't be removed",
+            cure="leave out one of the two",
+        )
+    return policy
 
 
 def caller_environment(of_caller: Mapping[str, str]) -> dict[str, str]:

@@ -285,6 +285,7 @@ class Update(Request, tag="update"):
 
     containers: tuple[str, ...]
     limits: Limits | None = None
+    restart: str | None = None  # as of `Run`
 
 
 class Stats(Request, tag="stats"):

@@ -111,7 +111,7 @@ def prune(service: Service, options: Parsed) -> int:
         and all(float(row["created"]) < moment for moment in before)
     ]
     if gone:
-        _do(service, "rm", gone, {})
+        do_each(service, "rm", gone, {})
     return 0
 
 
@@ -149,10 +149,10 @@ def for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any])
     if not names:
         raise UsageError("missing CONTAINER …", cure=f"see ctnr {op} --help")
     given = {key: value for key, value in fields.items() if value is not None}
-    return _do(service, op, names, given)
+    return do_each(service, op, names, given)
 
 
-def _do(service: Service, op: str, names: list[str], fields: dict[str, Any]) -> int:
+def do_each(service: Service, op: str, names: list[str], fields: dict[str, Any]) -> int:
     """Print the names of those with which it went well, also if others fail. Raises: ClientError."""
     teller = Teller()
 

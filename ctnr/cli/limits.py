@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from ctnr.cli.grammar import Command, Option, Parsed
-from ctnr.cli.life import for_each
-from ctnr.cli.output import write
-from ctnr.cli.request import base_request, limits_of
-from ctnr.cli.run import LIMIT_OPTIONS
-from ctnr.cli.tell import Teller
+from ctnr.cli.life import do_each, for_each
+from ctnr.cli.request import limits_of
+from ctnr.cli.run import LIMIT_OPTIONS, RESTART
 from ctnr.client.errors import UsageError
-from ctnr.client.session import ask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ctnr.client.connect import Service
+    from ctnr.client.frames import Event
 
 
 def pause(service: Service, options: Parsed) -> int:
@@ -25,14 +23,14 @@ def unpause(service: Service, options: Parsed) -> int:
 
 
 def update(service: Service, options: Parsed) -> int:
-    request = {**base_request("update"), "containers": options.args}
+    changes: Event = {}
     if limits := limits_of(options):
-        request["limits"] = limits
-    if len(request) == 3:
+        changes["limits"] = limits
+    if options.given("restart"):
+        changes["restart"] = options.text("restart")
+    if not changes:
         raise UsageError("update: nothing to change is given", cure="see ctnr update --help")
-    ask(service, request, tell=Teller())
-    write("".join(f"{name}\n" for name in options.args))
-    return 0
+    return do_each(service, "update", options.args, changes)
 
 
 _NAMES = "CONTAINER …"
@@ -42,7 +40,7 @@ COMMANDS = {
     "pause": Command("pause", _NAMES, "Freeze all processes of containers.", _ALL, pause),
     "unpause": Command("unpause", _NAMES, "Let the processes of paused containers go on.", _ALL, unpause),
     "update": Command(
-        "update", _NAMES, "Change the limits of containers, at once and for their next start.", LIMIT_OPTIONS, update,
+        "update", _NAMES, "Change containers, at once and for their next start.", (*LIMIT_OPTIONS, RESTART), update,
         least=1,
     ),
 }  # fmt: skip

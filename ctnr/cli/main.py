@@ -37,7 +37,7 @@ COMMANDS = {
     "top": ("watching", "show the processes of a container"),
     "pause": ("limits", "freeze all processes of containers"),
     "unpause": ("limits", "let the processes of paused containers go on"),
-    "update": ("limits", "change the limits of containers"),
+    "update": ("limits", "change limits and restart policies of containers"),
     "cp": ("files", "copy files out of containers and into them"),
     "diff": ("files", "show what a container has changed in its image's files"),
     "wait": ("life", "wait for containers to end and print their exit statuses"),

@@ -25,6 +25,12 @@ DETACH_KEYS = Option(
 )
 SIG_PROXY = Option("sig-proxy", "flag", "pass signals on to the program [true]")
 
+RESTART = Option(
+    "restart",
+    "text",
+    "start it again when it ends: no, on-failure[:N], always, unless-stopped",
+    metavar="POLICY",
+)
 LIMIT_OPTIONS = (
     Option(
         "cpu-period",
@@ -149,12 +155,7 @@ CREATE_OPTIONS = (
         metavar="health|notify|log:REGEX|port:N",
     ),
     Option("read-only", "flag", "make the root file system read-only", aliases=("readonly",)),
-    Option(
-        "restart",
-        "text",
-        "start it again when it ends: no, on-failure[:N], always, unless-stopped",
-        metavar="POLICY",
-    ),
+    RESTART,
     Option("rm", "flag", "remove the container when it ends"),
     Option("rootless", "flag", "in a user namespace of its own, also when started by root"),
     Option("seccomp", "text", "profile of allowed system calls, or unconfined", metavar="FILE"),

@@ -8,7 +8,7 @@ import msgspec
 
 from ctnr import requests
 from ctnr.bundles.resources import build_limits, merge
-from ctnr.engine import Engine
+from ctnr.engine import Engine, check_restart
 from ctnr.handlers.life import each
 from supervisor.service.server import Connection
 
@@ -32,13 +32,20 @@ async def update(engine: Engine, request: requests.Update, connection: Connectio
 
     async def one(name: str) -> None:
         record = engine.records.get(name)
-        if request.limits is None:
-            return
-        limits = merge(record.request.limits, request.limits)
-        new, container = build_limits(limits), engine.live(record)
-        if container is not None:
-            await container.update(new)
-        record.request = msgspec.structs.replace(record.request, limits=limits)
+        container = engine.live(record)
+        changes: dict[str, Any] = {}
+        policy = None if request.restart is None else check_restart(record.request, request.restart)
+        if request.limits is not None:
+            changes["limits"] = merge(record.request.limits, request.limits)
+            limits = build_limits(changes["limits"])
+            if container is not None:
+                await container.update(limits)
+        if policy is not None:
+            changes["restart"] = str(policy)
+            if container is not None:
+                container.backoff.policy = policy
+                record.wanted = policy.is_lasting and container.streams.output.log is not None
+        record.request = msgspec.structs.replace(record.request, **changes)
         engine.records.save(record)
 
     return await each(connection, request.containers, one)

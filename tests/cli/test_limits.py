@@ -286,6 +286,27 @@ def test_update_of_one_that_had_no_limits(root: Person, names: list[str]) -> Non
     assert (group / "pids.max").read_text() == "5\n"
 
 
+def test_update_of_the_restart_policy(me: Person, names: list[str]) -> None:
+    """It counts from the next end on; and what is not to be kept is not to come back either."""
+    me.ctnr("run", "-d", "--name=phoenix", "--network=none", "demo", "sleep", "1000").ok  # noqa: B018
+    names.append("phoenix")
+    first = detail(me, "phoenix", "{{.State.Pid}}")
+    me.ctnr("update", "--restart=on-failure:2", "phoenix").ok  # noqa: B018
+    os.kill(int(first), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while detail(me, "phoenix", "{{.State.Pid}}") in (first, "0") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert detail(me, "phoenix", "{{.State.Status}} {{.RestartCount}}") == "running 1"
+    assert detail(me, "phoenix", "{{.HostConfig.RestartPolicy.Name}}") == "on-failure"
+    me.ctnr("update", "--restart=no", "phoenix").ok  # noqa: B018
+    os.kill(int(detail(me, "phoenix", "{{.State.Pid}}")), signal.SIGKILL)
+    assert me.ctnr("wait", "phoenix").ok.stdout == "137\n"
+    assert "not known" in me.ctnr("update", "--restart=perhaps", "phoenix").stderr
+    me.ctnr("create", "--rm", "--name=brief", *SLEEPER).ok  # noqa: B018
+    names.append("brief")
+    assert "can't be removed" in me.ctnr("update", "--restart=always", "brief").stderr
+
+
 def test_an_update_that_fails_changes_nothing(root: Person, names: list[str]) -> None:
     script = "dd if=/dev/zero of=/dev/shm/full bs=1M count=40; sleep 1000"
     root.ctnr("run", "-d", "--name=full", "--network=none", "-m", "64m", "demo", "sh", "-c", script).ok  # noqa: B018
@@ -338,15 +359,28 @@ def test_who_may_make_nodes_may_not_open_them_all(root: Person) -> None:
 
 
 @contextmanager
-def service_in(person: Person, folders: dict[str, Path]) -> Iterator[None]:
+def service_in(person: Person, folders: dict[str, Path], **env: str) -> Iterator[None]:
     """A fresh service of this person's that lives in these cgroups."""
     person.ctnr("supervisor", "stop").ok  # noqa: B018
     with cgroups.inside(folders):
-        person.ctnr("run", "--rm", "--network=none", "demo", "true").ok  # noqa: B018
+        person.ctnr("run", "--rm", "--network=none", "demo", "true", env=env).ok  # noqa: B018
     try:
         yield
     finally:
         person.ctnr("supervisor", "stop", "--force").ok  # noqa: B018
+
+
+def test_limits_with_runc(root: Person) -> None:
+    """runc makes cgroups of its own: below ours, as it runs in there, so that our limits hold for them."""
+    with service_in(root, {}, CTNR_RUNTIME="runc"):
+        run = ["run", "--rm", "--network=none", "-m", "32m", "demo", "sh", "-c"]
+        assert root.ctnr(*run, EATS_50_MB).status == 137
+        check_pause(root, ticking(root, "tock", "--pids-limit=20"), "tock")
+        assert root.ctnr("stats", "--no-stream", "--format={{.PIDs}}", "tock").ok.stdout.strip() in (
+            "1",
+            "2",
+        )
+        root.ctnr("rm", "-f", "tock").ok  # noqa: B018
 
 
 def test_a_user_with_delegation_has_limits(me: Person) -> None:

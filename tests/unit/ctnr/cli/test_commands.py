@@ -29,7 +29,10 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "top": ("top web -eo pid,args", requests.Top),
     "pause": ("pause web", requests.Pause),
     "unpause": ("unpause web db", requests.Unpause),
-    "update": ("update -m 64m --memory-swap=-1 --cpus 1.5 --pids-limit 9 web", requests.Update),
+    "update": (
+        "update --restart=on-failure:3 -m 64m --memory-swap=-1 --cpus 1.5 --pids-limit 9 web",
+        requests.Update,
+    ),
     "wait": ("wait web db", requests.Wait),
     "healthcheck run": ("healthcheck run web", requests.HealthRun),
     "rm": ("rm -f -i web", requests.Remove),

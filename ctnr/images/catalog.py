@@ -10,11 +10,13 @@ from contextlib import suppress
 from urllib.parse import quote, unquote
 
 import msgspec
+import trio
 
 from ctnr.images.locks import SUFFIX, claim
 from ctnr.images.manifest import BrokenImage, Descriptor
 from ctnr.images.reference import ReferenceError
 from netconf.decode import UNREADABLE
+from supervisor.sandbox.syscalls import syncfs
 
 NAME_BYTES_MAX = 255  # of a file name
 
@@ -83,7 +85,7 @@ class Catalog:
         return None
 
     def write_image(self, file: ImageFile) -> None:
-        write_atomically(self._image_path(file.id), msgspec.json.encode(file))
+        write_atomically(self._image_path(file.id), msgspec.json.encode(file), durable=True)
 
     def remove_image(self, image_id: str) -> None:
         with suppress(FileNotFoundError):
@@ -125,7 +127,7 @@ class Catalog:
             raise ReferenceError(
                 f"image name {name[:60]}…: too long for a file name", cure="give it a shorter one"
             )
-        write_atomically(self._name_path(name), image_id.encode())
+        write_atomically(self._name_path(name), image_id.encode(), durable=True)
 
     def remove_name(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -135,13 +137,32 @@ class Catalog:
         return f"{self.root}/names/{quote(name, safe='')}"
 
 
-def write_atomically(path: str, data: bytes) -> None:
+async def settle(directory: str) -> None:
+    """Until what was written on its file system is on the disk; what then gets its name has its content, even if the
+    power goes. Raises: OSError, also for what the disk has refused since the last time.
+    """
+    await trio.to_thread.run_sync(_sync, directory, abandon_on_cancel=True)
+
+
+def _sync(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: str, data: bytes, *, durable: bool = False) -> None:
+    """With `durable` its content is on the disk before it has its name. Raises: OSError."""
     directory = os.path.dirname(path)
     os.makedirs(directory, 0o711, exist_ok=True)
     with claim(directory) as temporary:
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.rename(temporary, path)
         finally:
             with suppress(FileNotFoundError):

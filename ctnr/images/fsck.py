@@ -16,7 +16,7 @@ from typing import BinaryIO
 import msgspec
 import trio
 
-from ctnr.images.catalog import ImageFile, names_in
+from ctnr.images.catalog import ImageFile, names_in, settle
 from ctnr.images.guard import adding, collecting, sweep
 from ctnr.images.layers import LayerSource
 from ctnr.images.manifest import BrokenImage, ConfigRootFs, Descriptor, Manifest, load
@@ -272,7 +272,9 @@ class _Check:
                     return
                 if not self._repairs:
                     self._find(told)
-                elif self._layers.replace(name, directory, lambda: self._is_busy(name)):
+                    return
+                await settle(self._layers.root)
+                if self._layers.replace(name, directory, lambda: self._is_busy(name)):
                     self._find(told, "unpacked again")
                 else:
                     self._find(f"{told}: left, for a container runs on it")

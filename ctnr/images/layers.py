@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from ctnr.images.attributes import OPAQUE_XATTR
+from ctnr.images.catalog import settle
 from ctnr.images.errors import one_error
 from ctnr.images.inflate import Feed
 from ctnr.images.locks import SUFFIX, claim, dead_claims, file_lock
@@ -100,6 +101,7 @@ class LayerStore:
             if (found := await self._find_now(source)) is not None:
                 return found
             async with self.fresh(source, sandbox, report) as (directory, name):
+                await settle(self.root)
                 os.rename(directory, self.path(name))
         layer = source.layer
         report(Progress(layer.hex[:12], "done", layer.size, layer.size))

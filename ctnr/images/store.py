@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from ctnr.images import skopeo
-from ctnr.images.catalog import ImageFile
+from ctnr.images.catalog import ImageFile, settle
 from ctnr.images.guard import adding
 from ctnr.images.locks import SUFFIX, claim, file_lock
 from ctnr.images.manifest import CONFIG, MANIFEST, BrokenImage, ConfigRootFs, Descriptor, Manifest, load
@@ -159,6 +159,7 @@ class ImageStore(StoreView):
             diff_ids=diff_ids,
             layers=self.layers.visible(names),
         )
+        await settle(self.root)
         self.catalog.write_image(file)
         self.catalog.write_name(name, file.id)
         image = self._open(file)

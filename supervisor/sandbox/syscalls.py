@@ -83,6 +83,11 @@ def umount2(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), "umount", target)
 
 
+def syncfs(descriptor: int) -> None:
+    """Until all that was written on the file system of `descriptor` is on its disk."""
+    _check(_libc.syncfs(ctypes.c_int(descriptor)), "syncfs", str(descriptor))
+
+
 def inotify_init1(flags: int) -> int:
     """`flags` are O_CLOEXEC and O_NONBLOCK, which IN_CLOEXEC and IN_NONBLOCK are."""
     return _check(_libc.inotify_init1(ctypes.c_int(flags)), "inotify_init1", hex(flags))

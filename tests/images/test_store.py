@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trio
 
-from ctnr.images import skopeo
+from ctnr.images import catalog, skopeo
 from ctnr.images.export import export_image
 from ctnr.images.garbage import collect_garbage
 from supervisor.errors import NotFound, SupervisorError
@@ -486,6 +486,48 @@ async def test_a_lost_layer_or_a_damaged_record_is_mended_by_a_pull(
         (bench.root / f"images/{image.id}.json").write_text("{")
         assert bench.store.find(reference) is None
         assert image == await bench.pull(reference)
+
+
+async def test_nothing_gets_its_name_before_it_is_on_the_disk(
+    open_bench: OpenBench, write_layout: WriteLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut can't be had here; the order of calls that makes it harmless can be seen."""
+    calls: list[str] = []
+    sync, rename = catalog.syncfs, os.rename
+
+    def told_sync(descriptor: int) -> None:
+        sync(descriptor)
+        calls.append("synced")
+
+    def told_rename(source: str, target: str) -> None:
+        rename(source, target)
+        calls.append(str(target).split("/store/")[-1].split("/")[0])
+
+    monkeypatch.setattr(catalog, "syncfs", told_sync)
+    monkeypatch.setattr(os, "rename", told_rename)
+    async with open_bench() as bench:
+        await bench.pull(write_layout(layer([Entry("a")]), layer([Entry("b")])))
+    order = [what for what in calls if what != "blobs"]
+    assert ["synced", "images", "names"] == order[-3:]
+    for number, what in enumerate(order):
+        if what == "layers":
+            assert order[:number].count("synced") >= order[: number + 1].count("layers")
+
+
+async def test_a_disk_that_refuses_is_told_and_nothing_is_there(
+    open_bench: OpenBench, write_layout: WriteLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "syncfs: Input/output error")
+
+    reference = write_layout(layer([Entry("a")]))
+    async with open_bench() as bench:
+        with monkeypatch.context() as broken:
+            broken.setattr(catalog, "syncfs", fail)
+            with pytest.raises(OSError, match="Input/output error"):
+                await bench.pull(reference)
+        assert [] == bench.left() == bench.store.list()
+        assert await bench.pull(reference) is not None
 
 
 async def test_hostile_xattrs_reach_no_overlay(open_bench: OpenBench, write_layout: WriteLayout) -> None:

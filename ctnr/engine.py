@@ -19,6 +19,7 @@ from ctnr.assembly import Assembly
 from ctnr.bundles.health import check_health
 from ctnr.bundles.log_options import check_log_options
 from ctnr.bundles.names import check_names
+from ctnr.bundles.namespaces import check_namespaces
 from ctnr.bundles.resources import build_limits
 from ctnr.bundles.store import Bundle, BundleStore, new_file
 from ctnr.dependencies import check_cycle, dependants, dependencies_of, parse_dependency
@@ -113,6 +114,7 @@ class Engine:
         choose_ports(request, self._networks(request), rootless=rootless)
         check_names(request.name, request.hostname)
         check_log_options(request)
+        check_namespaces(request)
         check_health(request.health)
         if request.ready is not None:
             parse_ready(request.ready)
@@ -128,8 +130,16 @@ class Engine:
         if last is None:
             return
         container = self.live(last)
-        if container is not None and container.has_ended:
+        if request.replace and container is not None:
+            self.unwant(last)
+            container.cancel()
             await container.wait_gone()
+        elif container is not None and container.has_ended:
+            await container.wait_gone()
+        if request.replace:
+            if self.records.named(last.name) is last:  # --rm has not removed it
+                await self.remove(last)
+            return
         ended = self.live(last) is None and not self.bundles.is_busy(last.bundle)
         if ended and last.bundle == request.bundle == name:
             self._forget(last)

@@ -88,6 +88,11 @@ class RunOptions(TypedDict, total=False):
     shm_size: int  # bytes
     labels: Sequence[str]  # KEY=VALUE
     annotations: Sequence[str]
+    replace: bool  # the container that has the name is removed first
+    ipc: Literal["private", "host", "none"]
+    pid: Literal["private"]
+    uts: Literal["private", "host"]
+    userns: Literal["", "host"]
     log_driver: Literal["k8s-file", "journald", "none"]  # Container.logs reads the first
     log_max_bytes: int
     log_max_files: int

@@ -24,6 +24,7 @@ from ctnr.bundles.init_program import DESTINATION as INIT_DESTINATION
 from ctnr.bundles.init_program import find_init_program
 from ctnr.bundles.limits import build_sysctls, process_limits
 from ctnr.bundles.mounts import MountPlan, Wish, parse_mount, parse_tmpfs, parse_volume
+from ctnr.bundles.namespaces import HOST_SHM, build_namespaces, has_host_name
 from ctnr.bundles.process import build_args, build_process, process_capabilities
 from ctnr.bundles.seccomp import BPF_ANNOTATION, Compiled, SeccompProfiles
 from ctnr.bundles.spec import (
@@ -32,7 +33,6 @@ from ctnr.bundles.spec import (
     Config,
     Linux,
     Mount,
-    Namespace,
     Resources,
     Root,
     encode,
@@ -116,10 +116,10 @@ def build_bundle(
             oom_score_adj=oom_score_adj,
         ),
         root=Root(path=prepared.rootfs, readonly=run.read_only),
-        hostname=facts.hostname,
+        hostname=None if has_host_name(run) else facts.hostname,
         mounts=_mounts(run, facts, prepared, binds, devices.mounts, mapped),
         linux=Linux(
-            namespaces=_namespaces(prepared),
+            namespaces=build_namespaces(run, prepared),
             sysctl=build_sysctls(run.sysctls, private_netns=prepared.netns is not None),
             devices=devices.nodes,
             # crun runs with its cgroup manager off and ignores them; runc, as real root, holds to them
@@ -204,7 +204,7 @@ def _mounts(
             defaults.MOUNT_PROC,
             defaults.MOUNT_DEV,
             defaults.mount_pts(tty_group=mapped is None or mapped > _TTY_GID),
-            defaults.mount_shm(defaults.SHM_SIZE_BYTES if run.shm_size is None else run.shm_size),
+            *_shm(run),
             defaults.MOUNT_MQUEUE,
             # the kernel refuses sysfs where the netns is not our user namespace's
             defaults.mount_sys(writable=run.privileged, from_host=prepared.netns is None and facts.rootless),
@@ -223,16 +223,15 @@ def _mounts(
     return tuple(sorted((found | wanted).values(), key=lambda mount: mount.destination.count("/")))
 
 
+def _shm(run: Run) -> tuple[Mount, ...]:
+    if run.ipc in ("host", "none"):
+        return (HOST_SHM,) if run.ipc == "host" else ()
+    return (defaults.mount_shm(defaults.SHM_SIZE_BYTES if run.shm_size is None else run.shm_size),)
+
+
 def _bind_file(destination: str, source: str, *, read_only: bool) -> Mount:
     options = ("bind", "rprivate", "nosuid", "nodev", *(("ro",) if read_only else ()))
     return Mount(destination=destination, type="bind", source=source, options=options)
-
-
-def _namespaces(prepared: Prepared) -> tuple[Namespace, ...]:
-    """A cgroup of its own is seen as the root of all: what asks how much memory there is reads the limit."""
-    kinds = ("pid", "ipc", "uts", "mount", *(("cgroup",) if prepared.cgroup_version == 2 else ()))
-    own = tuple(Namespace(type=kind) for kind in kinds)
-    return own if prepared.netns is None else (*own, Namespace(type="network", path=prepared.netns))
 
 
 def _seccomp(run: Run, capabilities: Capabilities, profiles: SeccompProfiles) -> Compiled | None:

@@ -111,9 +111,9 @@ class Config(_Object):
     oci_version: str = msgspec.field(name="ociVersion")
     process: Process
     root: Root
-    hostname: str
     mounts: tuple[Mount, ...]
     linux: Linux
+    hostname: str | None = None
     annotations: dict[str, str] = {}
 
 

@@ -76,6 +76,7 @@ COMMANDS = {
     "net show": ("networks", "draw networks and what is on them"),
     "net connect": ("networks", "give a container that runs one more network"),
     "net disconnect": ("networks", "take a network from a container that runs"),
+    "generate systemd": ("generate", "print a systemd unit that runs a container"),
     "completion": ("completion", "print the completion script of a shell"),
     "info": ("system", "show the host: what is missing, and what cures it"),
     "version": ("system", "show the version"),
@@ -92,7 +93,7 @@ ALIASES = {
        ("ls", "inspect", "create", "rm", "prune", "check", "show", "connect", "disconnect")},
     "network list": "net ls", "network remove": "net rm",
 }  # fmt: skip
-GROUPS = ("healthcheck", "image", "bundle", "net", "network", "supervisor", "container")
+GROUPS = ("generate", "healthcheck", "image", "bundle", "net", "network", "supervisor", "container")
 
 
 def entry() -> None:
@@ -237,7 +238,7 @@ def _help(words: list[str], command: Command | None = None) -> int:
     titles = {
         "": "Commands", "image": "Images", "bundle": "Bundles", "port": "Ports", "net": "Networks",
         "supervisor": "Service",
-        "healthcheck": "Health", "container": "Containers",
+        "healthcheck": "Health", "generate": "Units", "container": "Containers",
     }  # fmt: skip
     words = ["net" if word == "network" else word for word in words]
     grouped: dict[str, list[tuple[str, str]]] = {}

@@ -25,7 +25,7 @@ STEERING = (
 
 # option → field, where nothing happens to the value on its way
 _PLAIN_TEXT = (
-    "name", "bundle", "workdir", "user", "hostname", "stop_signal", "log_driver", "pull",
+    "name", "bundle", "workdir", "user", "hostname", "stop_signal", "log_driver", "ipc", "pid", "uts", "userns", "pull",
     "platform", "ip", "mac_address:mac", "restart", "ready",
 )  # fmt: skip
 _PLAIN_LIST = (
@@ -43,6 +43,7 @@ _PLAIN_FLAG = (
     "privileged",
     "rootless",
     "read_only",
+    "replace",
     "init",
 )
 

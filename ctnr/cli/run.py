@@ -114,6 +114,9 @@ CREATE_OPTIONS = (
     Option("init", "flag", "run a small init as process 1 that reaps and passes signals on"),
     Option("interactive", "flag", "connect standard input", short="i"),
     Option("ip", "text", "address on its one network", metavar="ADDRESS"),
+    Option(
+        "ipc", "text", "IPC objects and /dev/shm: private, none, or the host's", metavar="private|none|host"
+    ),
     Option("label", "list", "add a label", short="l", metavar="KEY=VALUE"),
     Option("label-file", "list", "read labels from a file, one a line", metavar="FILE"),
     Option("log-driver", "text", "where background output goes: k8s-file, journald, none", metavar="DRIVER"),
@@ -137,6 +140,7 @@ CREATE_OPTIONS = (
     Option("no-healthcheck", "flag", "without the image's health check"),
     Option("no-new-privileges", "flag", "setuid programs inside gain nothing"),
     Option("oom-score-adj", "number", "preference of the kernel's out-of-memory killer", metavar="N"),
+    Option("pid", "text", "process namespace: private", metavar="private"),
     PLATFORM,
     Option("privileged", "flag", "lift the limits on capabilities, system calls, devices and /proc"),
     Option("publish", "list", "open a port on the host", short="p", metavar="[[IP:]HOST:]PORT[/udp]"),
@@ -155,6 +159,7 @@ CREATE_OPTIONS = (
         metavar="health|notify|log:REGEX|port:N",
     ),
     Option("read-only", "flag", "make the root file system read-only", aliases=("readonly",)),
+    Option("replace", "flag", "remove the container that has the name"),
     RESTART,
     Option("rm", "flag", "remove the container when it ends"),
     Option("rootless", "flag", "in a user namespace of its own, also when started by root"),
@@ -168,6 +173,13 @@ CREATE_OPTIONS = (
     Option("tty", "flag", "give it a terminal", short="t"),
     Option("ulimit", "list", "set a resource limit", metavar="NAME=SOFT[:HARD]"),
     Option("update", "flag", "make the bundle anew if the image or the options have changed"),
+    Option(
+        "userns",
+        "text",
+        "user namespace: host, which is that of all containers of this user",
+        metavar="host",
+    ),
+    Option("uts", "text", "host name: private, or the host's", metavar="private|host"),
     Option("user", "text", "user and group inside", short="u", metavar="USER[:GROUP]"),
     Option(
         "volume",
@@ -182,6 +194,12 @@ RUN_OPTIONS = (
     *CREATE_OPTIONS,
     Option("detach", "flag", "run in the background and print the id", short="d"),
     DETACH_KEYS,
+    Option(
+        "pidfile",
+        "text",
+        "write the number of its first process, as the host counts, to a file",
+        metavar="FILE",
+    ),
     SIG_PROXY,
 )
 
@@ -243,7 +261,7 @@ def run_image(service: Service, options: Parsed, image: str | None, args: list[s
     if options.flag("detach"):
         if options.flag("tty"):
             build.add_terminal(request)
-        return _in_background(service, request, quiet, id_file)
+        return _in_background(service, request, quiet, id_file, options)
     from ctnr.cli.tell import Teller
     from ctnr.client.session import run_foreground
 
@@ -258,6 +276,7 @@ def run_image(service: Service, options: Parsed, image: str | None, args: list[s
         teller.finish()
         if id_file is not None:
             _write_id_file(id_file, event["container"])
+        _write_pid_file(service, options, event["container"])
 
     def detached(event: Event) -> None:
         teller.note(f"detached; ctnr attach {event.get('name')} comes back")
@@ -294,7 +313,9 @@ def check_detach_keys(keys: str | None) -> None:
         DetachKeys(keys)
 
 
-def _in_background(service: Service, request: Event, quiet: bool, id_file: str | None) -> int:
+def _in_background(
+    service: Service, request: Event, quiet: bool, id_file: str | None, options: Parsed | None = None
+) -> int:
     from ctnr.cli.output import write
     from ctnr.cli.tell import Teller
     from ctnr.client.session import ask
@@ -306,6 +327,8 @@ def _in_background(service: Service, request: Event, quiet: bool, id_file: str |
         teller.finish()
     if id_file is not None:
         _write_id_file(id_file, value["container"])
+    if options is not None:
+        _write_pid_file(service, options, value["container"])
     write(f"{value['container']}\n")
     return 0
 
@@ -330,6 +353,26 @@ def _write_id_file(path: str, container: str) -> None:
         finally:
             os.close(descriptor)
             os.unlink(unfinished)
+    except OSError as error:
+        raise ClientError(f"write {path}: {error.strerror}") from None
+
+
+def _write_pid_file(service: Service, options: Parsed, container: str) -> None:
+    """As podman's: replaced if it exists, and left behind. Nothing for a program that has ended already."""
+    path = options.text("pidfile")
+    if path is None:
+        return
+    from ctnr.cli.request import base_request
+    from ctnr.client.session import ask
+
+    found = ask(service, {**base_request("inspect"), "containers": [container]})
+    pid = found[0]["State"]["Pid"]
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, f"{pid}".encode() if pid else b"")
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ClientError(f"write {path}: {error.strerror}") from None
 

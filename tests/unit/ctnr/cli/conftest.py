@@ -39,6 +39,9 @@ NETWORK = {
         "nameservers": ["10.7.0.1"], "received": 1500, "sent": 20,
     }],
 }  # fmt: skip
+INSPECTED = {
+    "Id": ID, "Name": "web", "State": {"Status": "running", "Pid": 7}, "Config": {"Tty": False, "StopTimeout": 10},
+}  # fmt: skip
 LOG = (
     b"1970-01-01T00:00:00.500000000Z stdout F out\n"
     b"1970-01-01T00:00:01.000000000Z stderr P er\n"
@@ -54,6 +57,7 @@ class FakeService:
     """Stands in for `ctnr.client.connect.Service`; `asked` is what came, `answers` maps an op to its events."""
 
     runtime_dir = "/nowhere"
+    store_dir = "/nowhere/store"
     log_file = "/nowhere/service.log"
     in_process = False
 
@@ -65,7 +69,7 @@ class FakeService:
             "exec": [{"event": "started", "container": ID, "name": "web"}, {"event": "exited", "status": 3}],
             "attach": [{"event": "exited", "status": 4}],
             "ps": [_result([ROW])],
-            "inspect": [_result([ROW])],
+            "inspect": [_result([INSPECTED])],
             "wait": [_result([0, 137])],
             "stats": [_result([{"id": ID, "name": "web", "running": False}])],
             "top": [_result({"headings": ["PID"], "rows": [["1"]]})],

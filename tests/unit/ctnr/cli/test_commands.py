@@ -77,6 +77,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "net show": ("net show --all", requests.NetShow),
     "net connect": ("net connect --ip 10.7.0.9 --alias web bridge web", requests.NetConnect),
     "net disconnect": ("net disconnect bridge web", requests.NetDisconnect),
+    "generate systemd": ("generate systemd -t 5s web", requests.Inspect),
     "completion": ("completion bash", None),
     "info": ("info", requests.Info),
     "version": ("version", None),

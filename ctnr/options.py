@@ -30,7 +30,7 @@ class LimitOptions(TypedDict, total=False):
 
 
 class HealthOptions(TypedDict, total=False):
-    """As docker's HEALTHCHECK; times in seconds."""
+    """A health check; what is not given is the image's, or docker's default. Times in seconds."""
 
     cmd: str  # for a shell, or a JSON list; none: no check
     interval: float
@@ -107,6 +107,9 @@ class RunOptions(TypedDict, total=False):
     platform: str
     oom_score_adj: int
     limits: LimitOptions
+    health: HealthOptions  # --health-cmd and so on: Container.health, wait_healthy
+    ready: str  # health, notify, log:REGEX or port:N: Container.wait_ready
+    depends_on: Sequence[str]  # NAME[:started|ready|healthy]
 
 
 NOT_FOR_PROGRAMS = frozenset(

@@ -6,13 +6,19 @@ A story takes a stage, and leaves nothing if nobody disturbs it. One more is a f
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import trio
+
+from ctnr.embedded import EmbeddedEngine, tell_nobody
 from netconf import NetworkList, load_builtin
-from supervisor import ContainerSpec
+from supervisor import ContainerSpec, open_group
 from supervisor.bundle import open_bundle
 from supervisor.cgroups.limits import Limits
 from supervisor.health import HealthCheck, OnFailure
@@ -143,6 +149,35 @@ async def exec_in(stage: Stage, props: Props) -> None:
         assert (done.status, done.stdout) == (0, b"hi\n")
 
 
+async def group(stage: Stage, props: Props) -> None:
+    """Two that are started again together, when one of them has been killed."""
+    start = partial(stage.supervisor.start, rootless=stage.rootless)
+    spec = dataclasses.replace(_spec(props, "sleep", "1000"), stop_signal=signal.SIGKILL)
+    async with open_group("one_for_all") as members:
+        first = await members.start(start, dataclasses.replace(spec, name="first"))
+        second = await members.start(start, dataclasses.replace(spec, id=f"{spec.id}2", name="second"))
+        second.container.cancel()
+        while not (first.restarts and second.restarts):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        members.cancel_scope.cancel()
+
+
+async def embedded(stage: Stage, props: Props) -> None:
+    """As programs do it: an image's container as a block, its log followed, streams into it, one captured."""
+    engine = EmbeddedEngine(stage.engine, tell_nobody)
+    args = ["sh", "-c", "echo hi; exec sleep 1000"]
+    async with engine.run(IMAGE, args, networks=["slirp"], rootless=stage.rootless) as container:
+        async with aclosing(container.logs(follow=True)) as lines:
+            assert (await anext(lines)).data == b"hi\n"
+        async with container.open_exec(["cat"]) as process:
+            await process.stdin.send_all(b"there")
+            assert await process.stdout.receive_some() == b"there"
+    done = await engine.run_process(
+        IMAGE, ["cat"], stdin=b"through", networks=["none"], rootless=stage.rootless
+    )
+    assert done.stdout == b"through"
+
+
 async def confined(stage: Stage, props: Props) -> None:
     """A cgroup from the start, more of it while the container runs, and a pause in which it ends."""
     limits = Limits(memory=64 << 20, pids=20)
@@ -189,6 +224,8 @@ STORIES: dict[str, Story] = {
     "restarts": restarts,
     "watched": watched,
     "exec": exec_in,
+    "group": group,
+    "embedded": embedded,
     "confined": confined,
     "detached": detached,
     "pull": pull,

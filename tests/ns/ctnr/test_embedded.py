@@ -11,9 +11,9 @@ import trio
 
 import ctnr
 from ctnr import open_engine
-from ctnr.options import NOT_FOR_PROGRAMS, LimitOptions
-from ctnr.requests import Limits, Run
-from supervisor import CommandNotFound, Completed, NameInUse, NotFound, State, SupervisorError
+from ctnr.options import NOT_FOR_PROGRAMS, HealthOptions, LimitOptions
+from ctnr.requests import HealthWish, Limits, Run
+from supervisor import CommandNotFound, Completed, NameInUse, NotFound, State, SupervisorError, WrongState
 from tests.ns.ctnr.conftest import IMAGE, left_in
 
 KINDS = pytest.mark.parametrize("rootless", [False, True], ids=["plain", "userns"])
@@ -150,6 +150,28 @@ async def test_events_tell_what_happens(store: Path) -> None:
         assert ("die", 4) in seen
 
 
+@KINDS
+async def test_readiness_and_health(store: Path, rootless: bool) -> None:
+    script = "sleep 0.2; echo serving; touch /well; exec sleep 1000"
+    async with (
+        open_engine(str(store)) as engine,
+        engine.run(
+            IMAGE, ["sh", "-c", script], networks=["none"], rootless=rootless, ready="log:^serving",
+            health={"cmd": "[ -e /well ]", "interval": 0.1, "start_period": 10, "start_interval": 0.1},
+        ) as container,
+    ):  # fmt: skip
+        with trio.fail_after(20):
+            await container.wait_ready()
+            assert container.is_ready
+            await container.wait_healthy()
+        assert (await container.check_health()).status == 0
+    async with open_engine(str(store)) as engine:
+        with trio.fail_after(20):
+            async with engine.run(IMAGE, ["false"], networks=["none"], ready="log:never") as container:
+                with pytest.raises(WrongState, match="was not ready before"):
+                    await container.wait_ready()
+
+
 async def test_what_can_not_be_run(store: Path) -> None:
     async with open_engine(str(store)) as engine:
         with pytest.raises(CommandNotFound):
@@ -185,3 +207,4 @@ def test_every_option_of_a_run_has_its_keyword() -> None:
     )
     assert keywords <= fields
     assert set(LimitOptions.__annotations__) == set(Limits.__struct_fields__)
+    assert set(HealthOptions.__annotations__) == set(HealthWish.__struct_fields__)

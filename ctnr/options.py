@@ -32,7 +32,7 @@ class LimitOptions(TypedDict, total=False):
 class HealthOptions(TypedDict, total=False):
     """A health check; what is not given is the image's, or docker's default. Times in seconds."""
 
-    cmd: str  # for a shell, or a JSON list; none: no check
+    cmd: str | Sequence[str]  # one string is for a shell; none: no check
     interval: float
     timeout: float
     retries: int
@@ -126,6 +126,8 @@ def build_run(image: str | None, args: Sequence[str], options: RunOptions) -> Ru
             raise TypeError(f"run() got an unexpected keyword argument {name!r}")
     if isinstance(env := options.get("env", ()), Mapping):
         fields["env"] = [f"{name}={value}" for name, value in env.items()]
+    if (health := options.get("health")) and not isinstance(command := health.get("cmd", ""), str):
+        fields["health"] = {**health, "cmd": msgspec.json.encode(command).decode()}
     if "bundle" in options:
         fields.setdefault("name", options["bundle"])
     for name, resolve in (("volumes", resolve_volume), ("mounts", resolve_mount)):

@@ -157,7 +157,7 @@ async def test_readiness_and_health(store: Path, rootless: bool) -> None:
         open_engine(str(store)) as engine,
         engine.run(
             IMAGE, ["sh", "-c", script], networks=["none"], rootless=rootless, ready="log:^serving",
-            health={"cmd": "[ -e /well ]", "interval": 0.1, "start_period": 10, "start_interval": 0.1},
+            health={"cmd": ["test", "-e", "/well"], "interval": 0.1, "start_period": 10, "start_interval": 0.1},
         ) as container,
     ):  # fmt: skip
         with trio.fail_after(20):

@@ -107,9 +107,6 @@ class RunOptions(TypedDict, total=False):
     platform: str
     oom_score_adj: int
     limits: LimitOptions
-    health: HealthOptions  # --health-cmd and so on: Container.health, wait_healthy
-    ready: str  # health, notify, log:REGEX or port:N: Container.wait_ready
-    depends_on: Sequence[str]  # NAME[:started|ready|healthy]
 
 
 NOT_FOR_PROGRAMS = frozenset(

@@ -122,7 +122,8 @@ class Cgroups:
         """The cgroup to make ours in, or None.
 
         v1: our own one. v2 hands controllers on only from a cgroup without processes (but for the root): so the nearest
-        one above us that is ours to write and has none, or our own if all its processes are ours to move.
+        one above us that is ours to write and has none, or our own if all its processes are ours to move: because they
+        come from us, or because systemd says so of the unit (Delegate=yes).
         """
         if hierarchy.mount in self._homes:
             return os.path.dirname(self._homes[hierarchy.mount])
@@ -133,7 +134,7 @@ class Cgroups:
             return None
         if controller in V2_CORE:
             return own if _may_write(own) else None
-        if _may_write(own) and _has(own, controller) and _only_ours(own):
+        if _may_write(own) and _has(own, controller) and (_is_delegated(own) or _only_ours(own)):
             return own
         above = os.path.dirname(own)
         while len(above) >= len(hierarchy.mount) and _may_write(above):
@@ -237,7 +238,7 @@ def _hand_on(directory: str, controller: str) -> None:
 
 
 def _move_out_of_the_way(own: str) -> None:
-    """All processes of `own`, which are ours, go to a leaf below it: then it may hand controllers on."""
+    """All processes of `own`, which are ours to move, go to a leaf below it: then it may hand controllers on."""
     leaf = f"{own}/{LEAF}"
     with suppress(FileExistsError):
         os.mkdir(leaf, 0o755)
@@ -245,6 +246,15 @@ def _move_out_of_the_way(own: str) -> None:
         for pid in pids:
             with suppress(ProcessLookupError):
                 _write(f"{leaf}/cgroup.procs", pid)
+
+
+def _is_delegated(directory: str) -> bool:
+    """Whether systemd has handed all below to this user: so it marks units with Delegate=yes (251 and newer)."""
+    for name in ("user.delegate", "trusted.delegate"):
+        with suppress(OSError):
+            if os.getxattr(directory, name) == b"1":
+                return True
+    return False
 
 
 def _only_ours(directory: str) -> bool:

@@ -91,8 +91,6 @@ class Engine:
             bundle=request.bundle or "",
             request=request,
         )  # fmt: skip
-        if not record.bundle:
-            record.bundle = record.id
         try:
             bundle = self.bundles.open(record.bundle)
             try:
@@ -296,12 +294,24 @@ class Engine:
         return self._turns.setdefault(record.id, trio.Lock())
 
     async def bring_back(self) -> None:
-        """Start what is to run whenever the service does, after the last one ended or was killed."""
+        """After the last service has ended, or was killed: start what is to run, forget what --rm would have."""
         async with trio.open_nursery() as nursery:
             for record in self.records.all():
                 if record.wanted:
                     nursery.start_soon(self._bring_back, record)
+                elif (
+                    record.request.remove
+                    and record.request.start
+                    and not self.bundles.is_busy(record.bundle)
+                ):
+                    nursery.start_soon(self._forget_killed, record)
         self.settled.set()
+
+    async def _forget_killed(self, record: Record) -> None:
+        try:
+            await self.remove(record)
+        except (SupervisorError, OSError) as exc:
+            log.warning("container_not_forgotten", container=record.name, error=str(exc))
 
     async def _bring_back(self, record: Record) -> None:
         try:

@@ -77,6 +77,7 @@ class Records:
                 cure=f"choose another --name, or: ctnr rm -f {name}",
             )
         record = Record(id=secrets.token_hex(32), name=name, owner=self.owner, created=time.time(), **fields)  # type: ignore[arg-type]
+        record.bundle = record.bundle or record.id
         known[record.id] = record
         try:
             os.makedirs(self.directory(record), 0o700)

@@ -91,13 +91,17 @@ async def delete_stale(networks: PluginNetworks, record: AttachmentRecord) -> No
 
     bridge and ptp look up the addresses, whose iptables rules they remove, on the interface in the netns: so they get
     a netns with such an interface. If an earlier DEL has come that far, they fail as those rules are no longer there;
-    then they get one without addresses.
+    then they get one without addresses. After an ADD that was killed, the lease tells the address.
     """
-    ips = record.result.container_ips() if record.result is not None else ()
+    if record.result is not None:
+        addresses = [ip.address for ip in record.result.container_ips()]
+    else:
+        leases = _leases(networks.sandbox, networks.lease_dir)
+        addresses = [address for _, address, key, _ in leases if key == record.key]
     try:
-        await _delete(networks, record, [ip.address for ip in ips])
+        await _delete(networks, record, addresses)
     except ExceptionGroup as group:
-        if not ips or not any(text in str(error) for text in _NO_RULE for error in group.exceptions):
+        if not addresses or not any(text in str(error) for text in _NO_RULE for error in group.exceptions):
             raise
         await _delete(networks, record, [])
     await networks.verify_gone(record)

@@ -153,7 +153,7 @@ class Stage:
         leaks.reap_strays(self.home.known)
         found = Counter({"containers": len(self.supervisor.containers)})
         found.update(
-            _in_words(kind, text) for kind, things in self.home.look().items() for text in things.values()
+            in_words(kind, text) for kind, things in self.home.look().items() for text in things.values()
         )
         realm = await self.realm()
         found.update(look_inside(realm.sandbox.init_pid, realm.sandbox.run_dir))
@@ -171,6 +171,9 @@ def look_inside(init_pid: int, run_dir: str) -> Iterator[str]:
     """What is in a sandbox: files of its run directory, mounts, processes and init's descriptors, told in words."""
     root = f"/proc/{init_pid}/root{run_dir}"
     for folder, folders, files in os.walk(root):
+        if folder.endswith("/rootfs"):  # an image's files
+            folders.clear()
+            continue
         for name in (*folders, *files):
             yield f"file in the sandbox {_normal(os.path.relpath(f'{folder}/{name}', root))}"
     for line in Path(f"/proc/{init_pid}/mountinfo").read_text().splitlines():
@@ -184,13 +187,13 @@ def look_inside(init_pid: int, run_dir: str) -> Iterator[str]:
 
 def _normal(text: str) -> str:
     """Without what differs from one to the next of its kind."""
-    text = re.sub(r"netns/\d+", "netns/N", text)
+    text = re.sub(r"\b[0-9a-f]{12,64}\b", "ID", re.sub(r"netns/\d+", "netns/N", text))
     text = re.sub(r"\b(socket|pipe|net|mnt|user):\[\d+\]", r"\1", text)
     text = re.sub(r"/proc/\d+/", "/proc/N/", text)
     return re.sub(r"veth[0-9a-f]{8}", "veth", text)
 
 
-def _in_words(kind: str, text: str) -> str:
+def in_words(kind: str, text: str) -> str:
     if kind == "process":  # "PID PROGRAM ARGUMENTS"
         return f"process {os.path.basename(text.split()[1])}"
     if kind == "descriptor":  # "NUMBER → TARGET"

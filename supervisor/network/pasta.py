@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import structlog
 import trio
@@ -143,26 +143,23 @@ class Pasta:
             find_program(), self.options, netns=self._netns, ifname=self._ifname, mac=self._mac, ready=self._ready,
             ports=self.published, drops_root=not self._sandbox.rootless and os.geteuid() == 0,
         )  # fmt: skip
-        fifo = self._sandbox.outer_path(self._ready)
-        os.mkfifo(fifo, 0o600)
-        stderr = open_capture(STDERR_BYTES)
-        try:
+        with ExitStack() as undo:
+            fifo = self._sandbox.outer_path(self._ready)
+            os.mkfifo(fifo, 0o600)
+            undo.callback(os.unlink, fifo)
             ready = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                self._process = process = await self._sandbox.spawn(argv, stderr=stderr)
-                with trio.move_on_after(READY_SECONDS):
-                    await _first(ready, process)
-                with suppress(BlockingIOError):
-                    if process.status is None and os.read(ready, 1):
-                        return
-            finally:
-                os.close(ready)
+            undo.callback(os.close, ready)
+            stderr = open_capture(STDERR_BYTES)
+            undo.callback(os.close, stderr)
+            self._process = process = await self._sandbox.spawn(argv, stderr=stderr)
+            with trio.move_on_after(READY_SECONDS):
+                await _first(ready, process)
+            with suppress(BlockingIOError):
+                if process.status is None and os.read(ready, 1):
+                    return
             await process.kill_and_wait()
             assert process.status is not None
             raise explain_death(read_capture(stderr).decode(errors="replace"), process.status)
-        finally:
-            os.close(stderr)
-            os.unlink(fifo)
 
 
 async def _first(ready: int, process: Process) -> None:

@@ -25,6 +25,7 @@ from ctnr import __version__
 from ctnr.engine import Engine, check_runtime_dir
 from ctnr.handlers import build_handlers
 from ctnr.name_servers import follow_host
+from ctnr.order import bring_back, stop_all
 from supervisor.errors import SupervisorError
 from supervisor.groups import bare_errors
 from supervisor.service.server import Server
@@ -94,11 +95,11 @@ async def _serve_socket(
             nursery.start_soon(server.serve, listener)
             nursery.start_soon(_end_when_idle, server, engine)
             nursery.start_soon(_end_on_signal, server, nursery.cancel_scope)
-            nursery.start_soon(engine.bring_back)
+            nursery.start_soon(bring_back, engine)
             _tell(ready_fd, None)
             log.info("service_started", version=__version__, store=store_dir)
             await server.stopping.wait()
-            await engine.stop_all()
+            await stop_all(engine)
             listener.close()  # new clients must not find a service that is about to go
             nursery.cancel_scope.cancel()
         log.info("service_ended")

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +22,19 @@ from ctnr.bundles.names import check_names
 from ctnr.bundles.namespaces import check_namespaces
 from ctnr.bundles.resources import build_limits
 from ctnr.bundles.store import Bundle, BundleStore, new_file
-from ctnr.dependencies import check_cycle, dependants, dependencies_of, parse_dependency
+from ctnr.dependencies import parse_dependency
 from ctnr.images.progress import Report
 from ctnr.images.store import ImageStore
 from ctnr.images.view import Image
 from ctnr.name_servers import rewrite_for
 from ctnr.networks import Chosen, choose_networks, for_plugins, load_wished
+from ctnr.order import start_dependencies
 from ctnr.ports import choose_ports
 from ctnr.records import Record, Records, labels_of
 from netconf import search_path
 from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
 from supervisor.events import describe_event
-from supervisor.groups import bare_errors, single_error
 from supervisor.network.attachment import Attachment
 from supervisor.readiness import parse_ready
 from supervisor.restart import Restart, RestartPolicy, parse_restart_policy
@@ -102,7 +102,7 @@ class Engine:
             if record.bundle == record.id:  # nothing has run in it
                 shutil.rmtree(f"{self.bundles.root}/{record.bundle}", ignore_errors=True)
             raise
-        self._tell("create", record)
+        self.tell("create", record)
         return record
 
     def _check(self, request: requests.Run) -> None:
@@ -189,7 +189,7 @@ class Engine:
         image = self.images.load(record.image_id)
         if image is None:
             raise NotFound(f"the image of container {record.name} is gone", cure=f"ctnr pull {record.image}")
-        await self._start_dependencies(record)
+        await start_dependencies(self, record)
         chosen = self._networks(request)
         shares = self.running(self.records.get(chosen.container)) if chosen.container is not None else None
         with self.images.layers.keep_in_place():
@@ -208,54 +208,6 @@ class Engine:
         record.wanted = background and spec.restart.is_lasting
         self._save(record)
         return container
-
-    async def _start_dependencies(self, record: Record) -> None:
-        """What it needs runs before it does, all at the same time. Raises: as `start`; WrongState, NotFound."""
-        needed = dependencies_of(record)
-        if not needed:
-            return
-        check_cycle(record, self.records.find)
-
-        async def one(name: str, condition: str) -> None:
-            other = self.records.get(name)
-            await self.ensure_running(other)
-            container = self.running(other)
-            if condition == "ready":
-                await container.wait_ready()
-            elif condition == "healthy":
-                await container.wait_healthy(patient=False)
-
-        with bare_errors():
-            async with trio.open_nursery() as nursery:
-                for name, condition in needed:
-                    nursery.start_soon(one, name, condition)
-
-    def stopper(self, records: Sequence[Record]) -> Callable[[Record, float | None], Awaitable[None]]:
-        """What stops one of these, with a grace in seconds (None: its own): all may be stopped at the same time, and
-        those that others of them need end after the others."""
-        waits = dependants(records, self.records.find)
-        gone = {record.id: trio.Event() for record in records}
-
-        async def stop(record: Record, grace_seconds: float | None) -> None:
-            try:
-                for other in waits[record.id]:
-                    await gone[other].wait()
-                container = self.live(record)
-                if container is not None:
-                    await container.stop(grace_seconds)
-            finally:
-                gone[record.id].set()
-
-        return stop
-
-    async def stop_all(self) -> None:
-        """Every container, with its own grace."""
-        records = [one for one in self.records.all() if self.live(one) is not None]
-        stop = self.stopper(records)
-        async with trio.open_nursery() as nursery:
-            for record in records:
-                nursery.start_soon(stop, record, None)
-        await self.supervisor.stop_all()
 
     def _save(self, record: Record) -> None:
         """Of one that runs: its program may have filled the disk, and at its end it is saved again."""
@@ -293,34 +245,6 @@ class Engine:
     def _turn(self, record: Record) -> trio.Lock:
         return self._turns.setdefault(record.id, trio.Lock())
 
-    async def bring_back(self) -> None:
-        """After the last service has ended, or was killed: start what is to run, forget what --rm would have."""
-        async with trio.open_nursery() as nursery:
-            for record in self.records.all():
-                if record.wanted:
-                    nursery.start_soon(self._bring_back, record)
-                elif (
-                    record.request.remove
-                    and record.request.start
-                    and not self.bundles.is_busy(record.bundle)
-                ):
-                    nursery.start_soon(self._forget_killed, record)
-        self.settled.set()
-
-    async def _forget_killed(self, record: Record) -> None:
-        try:
-            await self.remove(record)
-        except (SupervisorError, OSError) as exc:
-            log.warning("container_not_forgotten", container=record.name, error=str(exc))
-
-    async def _bring_back(self, record: Record) -> None:
-        try:
-            await self.ensure_running(record, resumed=True)
-        except Exception as exc:
-            record.error = str(single_error(exc))
-            log.warning("container_not_brought_back", container=record.name, error=record.error)
-            self._tell("failed", record, error=record.error)
-
     async def _finish(self, record: Record, bundle: Bundle, container: Container) -> None:
         """The container is gone: say how it ended, and with --rm forget it."""
         record.finished, record.status = container.finished_at, container.status
@@ -350,7 +274,7 @@ class Engine:
         container = self.live(record)
         if container is not None:
             container.name = name
-        self._tell("rename", record)
+        self.tell("rename", record)
 
     async def forget_failed(self, record: Record) -> None:
         """A `run` that did not come to its start leaves nothing, as with podman and --rm."""
@@ -376,9 +300,9 @@ class Engine:
     def _forget(self, record: Record) -> None:
         self._turns.pop(record.id, None)
         self.records.remove(record)
-        self._tell("destroy", record)
+        self.tell("destroy", record)
 
-    def _tell(self, action: str, record: Record, error: str | None = None) -> None:
+    def tell(self, action: str, record: Record, error: str | None = None) -> None:
         """An event of a container that does not run."""
         told = {**labels_of(record), **({"error": error} if error is not None else {})}
         event = describe_event(action, record.id, record.name, told)

@@ -33,6 +33,7 @@ FILTERS = (
     "before",
     "since",
     "volume",
+    "health",
 )
 _COLUMNS = {
     "CONTAINER ID": "ID", "IMAGE": "Image", "COMMAND": "Command", "CREATED": "RunningFor", "STATUS": "Status",
@@ -190,6 +191,8 @@ def _fits(row: Event, key: str, value: str) -> bool:
         return image == value or image.rpartition("/")[2] in (value, f"{value}:latest") or value in image
     if key == "state":
         return {"stopped": "exited"}.get(value, value) == _state(row)
+    if key == "health":
+        return value == (row.get("health") or "none")
     if key == "label":
         labels = row.get("labels") or {}
         name, equals, wanted = value.partition("=")

@@ -13,6 +13,7 @@ import trio
 from ctnr import requests
 from ctnr.bundles.process import parse_signal
 from ctnr.engine import Engine
+from ctnr.order import stopper
 from ctnr.records import Record
 from supervisor.errors import SupervisorError, WrongState
 from supervisor.service.server import Connection
@@ -106,7 +107,7 @@ async def stop(engine: Engine, request: requests.Stop, connection: Connection) -
     """Stop signal, grace, SIGKILL. One that has stopped is fine."""
 
     named = [record for name in request.containers if (record := _found(engine, name)) is not None]
-    stop_one = engine.stopper(named)
+    stop_one = stopper(engine, named)
 
     async def one(name: str) -> None:
         record = engine.records.find(name) if request.ignore else engine.records.get(name)

@@ -1,4 +1,4 @@
-"""What holds containers back while they run: pause, unpause, update."""
+"""Containers that are held back or changed while they run: pause, unpause, update."""
 
 from __future__ import annotations
 

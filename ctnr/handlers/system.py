@@ -9,6 +9,7 @@ import msgspec
 from ctnr import requests
 from ctnr.engine import Engine
 from ctnr.info import describe_host
+from ctnr.order import stop_all
 from supervisor.errors import WrongState
 from supervisor.service.server import Connection
 
@@ -33,7 +34,7 @@ async def service_stop(engine: Engine, request: requests.ServiceStop, connection
         raise WrongState(
             f"containers are running: {names}", cure="stop them, or: ctnr supervisor stop --force"
         )
-    await engine.stop_all()
+    await stop_all(engine)
     assert engine.server is not None
     engine.server.stop_after_answer = True
     return None

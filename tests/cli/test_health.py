@@ -50,6 +50,7 @@ def test_three_states(me: Person, names: list[str]) -> None:
     seen = state(me, "sick")["Health"]
     assert (seen["Status"], len(seen["Log"])) == ("healthy", 5)
     me.ctnr("healthcheck", "run", "sick").ok  # noqa: B018
+    assert me.ctnr("ps", "--filter=health=healthy", "--format={{.Names}}").ok.stdout == "sick\n"
     asked = ("events", "--stream=false", "--filter=event=health_status", "--filter=container=sick")
     assert me.ctnr(*asked, "--format", "{{.HealthStatus}}").ok.stdout == "unhealthy\nhealthy\n"
 

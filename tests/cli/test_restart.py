@@ -109,6 +109,24 @@ def test_with_a_terminal_it_goes_on_in_the_background(me: Person, names: list[st
     me.ctnr("stop", "-t", "0", "tty").ok  # noqa: B018
 
 
+def test_another_policy_while_it_runs(me: Person, names: list[str]) -> None:
+    start(me, names, "changed", "no", "sleep 1; exit 3")
+    me.ctnr("update", "--restart=on-failure:1", "changed").ok  # noqa: B018
+    assert me.ctnr("wait", "changed").ok.stdout == "3\n"
+    seen = inspected(me, "changed")
+    assert seen["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 1}
+    asked = (
+        "events",
+        "--stream=false",
+        "--filter=container=changed",
+        "--filter=event=start",
+        "--format={{.Name}}",
+    )
+    assert me.ctnr(*asked).ok.stdout == "changed\n" * 2
+    told = me.ctnr("update", "--restart=sometimes", "changed")
+    assert (told.status, told.stderr.count("\n")) == (125, 1)
+
+
 @pytest.mark.parametrize("policy", ["sometimes", "on-failure:x", "always:3"])
 def test_an_unknown_policy_is_one_line(me: Person, policy: str) -> None:
     told = me.ctnr("run", "-d", f"--restart={policy}", "demo", "true")

@@ -14,6 +14,7 @@ from supervisor.network.attachment import Attachment, NetworkRequest, uses_slirp
 from supervisor.network.netlink import Netlink, open_socket_in
 from supervisor.network.netns import open_netns
 from supervisor.network.ports import PortMapping, reserve_ports
+from supervisor.network.reply_routes import route_replies
 from supervisor.teardown import Teardown
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Membership:
             self._container, spec.networks, spec.ports, teardown, nursery
         )
         teardown.push("end its changes of networks", self._end_changes)
+        if len(self.attachments) > 1:
+            await route_replies(sandbox, self.netns, self.attachments)
 
     def netns_for(self, realm: Realm) -> str:
         """The network namespace for another container. Raises: WrongState, AttachmentError."""
@@ -97,6 +100,8 @@ class Membership:
                     await added.run()
                 raise
             self.attachments += attached
+            if self.netns is not None and len(self.attachments) > 1:
+                await route_replies(self._realm.sandbox, self.netns, self.attachments)
             self._tell("connect", attached[0])
             return attached[0]
 

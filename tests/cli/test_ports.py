@@ -411,3 +411,14 @@ def test_publishing_on_ipv6_is_refused_where_the_stack_below_can_not(me: Person)
         done = me.ctnr("create", f"--network={network}", "-p", "[::1]:8080:80", "no-such-image")
         assert (125, why in done.stderr) == (done.status, True), done.stderr
         assert "publish host port [::1]:8080/tcp" in done.stderr
+
+
+def test_answers_leave_by_the_network_that_was_asked(
+    me: Person, serve: Callable[..., str], internet: Internet
+) -> None:
+    name = serve("bridge", "8080:80")
+    me.ctnr("net", "connect", "slirp", name).ok  # noqa: B018 -- its default route, and 10.0.2.0/24, where our address is from
+    assert fetch(8080) == name
+    url = f"http://{internet.machine_address}:8080/"
+    assert internet.run("busybox", "wget", "-qO-", url).decode() == name
+    assert me.ctnr("exec", name, "ip", "rule").ok.stdout.count("lookup 10") == 2

@@ -1,0 +1,81 @@
+"""Answers leave by the network that they were asked on, in containers that are on several (ip-rule(8), source routing).
+
+A container has one default route, by whichever network brought it last. What comes in by another one, through a
+published port for instance, would be answered on the wrong side. So each address of such a container gets a table of
+its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+from supervisor.network.attachment import Attachment
+from supervisor.network.netlink import open_socket_in
+from supervisor.sandbox.sandbox import Sandbox
+
+log = structlog.get_logger()
+
+FIRST_TABLE = 100  # cni0's; the next ones are those of cni1, …
+
+_RTM_NEWROUTE, _RTM_NEWRULE = 24, 32
+_REQUEST_ACK_CREATE_EXCL = 0x1 | 0x4 | 0x400 | 0x200
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_FRA_SRC, _FRA_TABLE = 2, 15
+_FR_ACT_TO_TBL, _RTN_UNICAST, _RTPROT_BOOT, _SCOPE_UNIVERSE, _SCOPE_LINK = 1, 1, 3, 0, 253
+_SIOCGIFINDEX = 0x8933
+
+Attribute = tuple[int, bytes]
+
+
+async def route_replies(sandbox: Sandbox, netns: str, attachments: Sequence[Attachment]) -> None:
+    """Rules and tables for all `attachments`; those that are there stay. A kernel without them is no error."""
+    with await open_socket_in(sandbox, netns) as sock:
+        for attachment in attachments:
+            table = FIRST_TABLE + int(attachment.ifname.removeprefix("cni"))
+            for ip in attachment.result.container_ips():
+                if ip.gateway is None:
+                    continue
+                try:
+                    _add(sock, attachment.ifname, ip.address, ip.gateway, table)
+                except (OSError, ValueError) as exc:
+                    log.info("reply_route_refused", address=ip.address, error=str(exc))
+
+
+def _add(sock: socket.socket, ifname: str, address: str, gateway: str, table: int) -> None:
+    interface, via = ipaddress.ip_interface(address), ipaddress.ip_address(gateway)
+    family, bits = (socket.AF_INET6, 128) if interface.version == 6 else (socket.AF_INET, 32)
+    oif = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(ifname)[:15]))[16:20]
+    number = struct.pack("=I", table)
+    subnet = interface.network
+    for destination, length, scope, attributes in (
+        (subnet.network_address.packed, subnet.prefixlen, _SCOPE_LINK, []),
+        (b"", 0, _SCOPE_UNIVERSE, [(_RTA_GATEWAY, via.packed)]),
+    ):
+        # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
+        route = struct.pack("=8BI", family, length, 0, 0, 0, _RTPROT_BOOT, scope, _RTN_UNICAST, 0)
+        to = [(_RTA_DST, destination)] if destination else []
+        _ask(sock, _RTM_NEWROUTE, route, [*to, *attributes, (_RTA_OIF, oif), (_RTA_TABLE, number)])
+    # struct fib_rule_hdr: family, dst_len, src_len, tos, table, two reserved, action, flags
+    rule = struct.pack("=8BI", family, 0, bits, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
+    _ask(sock, _RTM_NEWRULE, rule, [(_FRA_SRC, interface.ip.packed), (_FRA_TABLE, number)])
+
+
+def _ask(sock: socket.socket, kind: int, header: bytes, attributes: Sequence[Attribute]) -> None:
+    """One message and its answer; the kernel answers at once."""
+    body = header
+    for name, value in attributes:
+        padding = b"\0" * (-len(value) % 4)
+        body += struct.pack("=HH", 4 + len(value), name) + value + padding
+    sock.send(struct.pack("=IHHII", 16 + len(body), kind, _REQUEST_ACK_CREATE_EXCL, 1, 0) + body)
+    number = -int.from_bytes(sock.recv(4096)[16:20], sys.byteorder, signed=True)
+    if number not in (0, errno.EEXIST):
+        raise OSError(number, os.strerror(number))

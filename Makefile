@@ -6,7 +6,7 @@ MADE = $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypo
 	$(shell find . -name __pycache__ -type d -prune -not -path "./$(VENV)/*")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture bench dist check format docs clean
+.PHONY: help demo test torture tour bench dist check format docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -40,6 +40,10 @@ format: ## put the source into the house's format
 	@.ci/setup check
 	@$(PYTHON) -m ruff format .
 	@$(PYTHON) -m ruff check --fix .
+
+tour: ## record the README's picture of a terminal
+	@.ci/setup test
+	@.ci/as-root $(PYTHON) -m tests.tour
 
 docs: ## docs/cli.md and the manual page, from the option tables
 	@.ci/setup check

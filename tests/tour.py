@@ -15,13 +15,12 @@ from tests.world.registry import Registry, docker_io_is
 from tests.world.terminal import Terminal
 
 PICTURE = Path(__file__).parents[1] / "docs" / "tour.svg"
-COLUMNS, ROWS = 112, 60
+COLUMNS, ROWS = 118, 60
 COMMANDS = (
     "ctnr run -d -q --name web --network=bridge -p 8080:80 docker://busybox sh -c 'echo hello >index.html; httpd -f'",
     "ctnr run --rm --network=bridge docker://busybox wget -qO- http://web/",
     "ctnr port add web 8081:80; wget -qO- http://127.0.0.1:8081/",
     "ctnr net connect slirp web; ctnr net show",
-    "ctnr exec web ip -o -4 addr",
     "ctnr ps --format 'table {{.Names}}\\t{{.Status}}\\t{{.Networks}}\\t{{.Ports}}'",
     "pkill -9 -P $(ctnr supervisor status -f '{{.pid}}') slirp4netns; sleep 0.3; ctnr exec web wget -qO- http://web/",
     "kill -9 $(ctnr supervisor status -f '{{.pid}}'); sleep 0.3; wget -T 2 -nv -O- http://127.0.0.1:8080/; ctnr ps -a",
@@ -80,7 +79,7 @@ def _lines(terminal: Terminal) -> Iterator[str]:
 def _picture(lines: list[str]) -> str:
     width, height = COLUMNS * GLYPH + 2 * MARGIN, len(lines) * LINE + 2 * MARGIN
     rows = [
-        f'<text x="{MARGIN}" y="{MARGIN + (number + 0.75) * LINE:.1f}">{_spans(line)}</text>'
+        f'<text xml:space="preserve" x="{MARGIN}" y="{MARGIN + (number + 0.75) * LINE:.1f}">{_spans(line)}</text>'
         for number, line in enumerate(lines)
     ]
     style = "font: 13px ui-monospace, 'DejaVu Sans Mono', Menlo, monospace; white-space: pre; fill: #d8dee9"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Unpack
 
 import trio
 
 from ctnr import requests
+from ctnr.bundles.errors import BundleBusy
 from ctnr.client.connect import default_store_dir
 from ctnr.engine import Engine, check_runtime_dir
 from ctnr.housekeeping import remove_images
@@ -25,6 +28,8 @@ from supervisor.network.ports import PortMapping, parse_all_ports
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.process import Completed
 from supervisor.supervisor import Supervisor, ending, open_supervisor
+
+OWN_PREFIX = "ctnr-program-"
 
 
 class EmbeddedEngine:
@@ -197,18 +202,60 @@ async def open_engine(
     """An engine for as long as the block lasts; leaving it ends every container.
 
     `store_dir` holds images and what containers write: the command line's by default, and several engines may share
-    one. `run_dir` is an empty directory of the caller's own with a short path (default: a temporary one), `runtime` an
-    OCI runtime by name or path (default: crun, else runc). `report` is called with the progress of pulls. Nothing is
-    started before it is needed.
+    one. `run_dir` is an empty directory of the caller's own with a short path (default: a temporary one); containers
+    with `remove=False` are known to later engines that have the same. `runtime` is an OCI runtime by name or path
+    (default: crun, else runc). `report` is called with the progress of pulls. Nothing is started before it is needed;
+    what a program that was killed has left in the store goes with the next engine.
 
     Raises: SupervisorError, OSError.
     """
     store_dir = os.path.abspath(store_dir or os.environ.get("CTNR_STORE_DIR") or default_store_dir())
     async with AsyncExitStack() as stack:
         if run_dir is None:
-            run_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="ctnr-"))
+            run_dir = stack.enter_context(_own_directory())
         check_runtime_dir(run_dir)
         sandbox_dir = f"{run_dir}/sandbox"
         os.makedirs(sandbox_dir, 0o700, exist_ok=True)
         supervisor = await stack.enter_async_context(open_supervisor(sandbox_dir, runtime=runtime))
-        yield EmbeddedEngine(Engine(store_dir, supervisor, runtime_dir=run_dir), report)
+        engine = Engine(store_dir, supervisor, runtime_dir=run_dir)
+        await _forget_killed(engine)
+        yield EmbeddedEngine(engine, report)
+
+
+@contextmanager
+def _own_directory() -> Iterator[str]:
+    """A temporary run directory, locked: so that others can tell when its program was killed."""
+    with tempfile.TemporaryDirectory(prefix=OWN_PREFIX) as path:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
+        finally:
+            os.close(lock)
+
+
+async def _forget_killed(engine: Engine) -> None:
+    """What containers of programs that were killed have left in the store: the kernel has ended them."""
+    for record in engine.records.of_host(os.uname().nodename):
+        run_dir = record.owner.partition(":")[2]
+        ours = os.path.basename(run_dir).startswith(OWN_PREFIX)
+        if ours and record.request.remove and _is_deserted(run_dir):
+            with suppress(BundleBusy):  # another engine is about it
+                await engine.remove(record)
+                shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _is_deserted(run_dir: str) -> bool:
+    try:
+        lock = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # somebody else's
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True

@@ -145,7 +145,7 @@ class Records:
 
     def of_host(self, hostname: str) -> list[Record]:
         """What services on a host of that name have written here: a container that shares the store is such a host."""
-        strangers = set(os.listdir(self._root)) - self._load().keys()
+        strangers = set(os.listdir(self._root) if os.path.isdir(self._root) else ()) - self._load().keys()
         found = [_read(f"{self._root}/{name}/container.json") for name in strangers]
         return [record for record in found if record and record.owner.partition(":")[0] == hostname]
 

@@ -77,7 +77,7 @@ class Group:
             except OSError as exc:
                 raise LimitError(
                     f"move process {pid} to cgroup {directory}: {exc.strerror}",
-                    cure="start it with a limit, such as --pids-limit=-1: then it is in there from its first moment",
+                    cure="in v1 only root moves other users' processes: run ctnr as root, or have cgroup v2",
                 ) from None
 
     # Limits

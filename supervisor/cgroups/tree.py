@@ -123,7 +123,8 @@ class Cgroups:
 
         v1: our own one. v2 hands controllers on only from a cgroup without processes (but for the root): so the nearest
         one above us that is ours to write and has none, or our own if all its processes are ours to move: because they
-        come from us, or because systemd says so of the unit (Delegate=yes).
+        come from us, because systemd says so of the unit (Delegate=yes), or because we are root of a container that
+        sees no more of the tree.
         """
         if hierarchy.mount in self._homes:
             return os.path.dirname(self._homes[hierarchy.mount])
@@ -134,7 +135,7 @@ class Cgroups:
             return None
         if controller in V2_CORE:
             return own if _may_write(own) else None
-        if _may_write(own) and _has(own, controller) and (_is_delegated(own) or _only_ours(own)):
+        if _may_write(own) and _has(own, controller) and _is_ours(own, hierarchy.mount):
             return own
         above = os.path.dirname(own)
         while len(above) >= len(hierarchy.mount) and _may_write(above):
@@ -240,12 +241,18 @@ def _hand_on(directory: str, controller: str) -> None:
 def _move_out_of_the_way(own: str) -> None:
     """All processes of `own`, which are ours to move, go to a leaf below it: then it may hand controllers on."""
     leaf = f"{own}/{LEAF}"
-    with suppress(FileExistsError):
-        os.mkdir(leaf, 0o755)
     while pids := _read(f"{own}/cgroup.procs").split():
+        if "0" in pids:
+            raise OSError(errno.EBUSY, "processes of another pid namespace are in it", own)
+        with suppress(FileExistsError):
+            os.mkdir(leaf, 0o755)
         for pid in pids:
             with suppress(ProcessLookupError):
                 _write(f"{leaf}/cgroup.procs", pid)
+
+
+def _is_ours(own: str, mount: str) -> bool:
+    return _is_delegated(own) or _only_ours(own) or (own == mount and os.geteuid() == 0)
 
 
 def _is_delegated(directory: str) -> bool:

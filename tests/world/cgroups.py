@@ -38,9 +38,19 @@ def enter_own() -> dict[str, Path]:
     """Move this process into new cgroups; where it came from, for `leave_own`."""
     before = current()
     for folder in before.values():
+        _sweep(folder)
         own = make(folder / NAME.format(os.getpid()))
         (own / "cgroup.procs").write_text(str(os.getpid()))
     return before
+
+
+def _sweep(folder: Path) -> None:
+    """Runs that were killed have left theirs."""
+    for stale in folder.glob(NAME.format("*")):
+        if not Path("/proc", stale.name.rpartition("-")[2]).exists():
+            for path, _, _ in os.walk(stale, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
 
 
 def leave_own(before: dict[str, Path]) -> None:

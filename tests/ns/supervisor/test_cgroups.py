@@ -19,14 +19,18 @@ from supervisor.cgroups.layout import read_layout
 hierarchy = read_layout().v2
 child = subprocess.Popen(["sleep", "100"])
 own = hierarchy.own
-moves = tree._is_delegated(own) or tree._only_ours(own)
-if moves:
-    tree._move_out_of_the_way(own)
+moves = tree._is_ours(own, hierarchy.mount)
+refused = None
+try:
+    if moves:
+        tree._move_out_of_the_way(own)
+except OSError as exc:
+    refused = exc.strerror
 left = open(f"{own}/cgroup.procs").read().split()
 now = open("/proc/self/cgroup").read().splitlines()[-1]
 child.kill()
 child.wait()
-print(json.dumps({"moves": moves, "left": left, "now": now}))
+print(json.dumps({"moves": moves, "refused": refused, "left": left, "now": now}))
 """
 
 
@@ -66,3 +70,27 @@ def test_who_moves_out_of_the_way(machine: Machine, beside: bool, marked: bool) 
             assert str(done["now"]).endswith("/leaf/ctnr-supervisor")
         else:
             assert len(done["left"]) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pid_namespace", [False, True])
+def test_root_of_a_container_with_a_cgroup_namespace(machine: Machine, pid_namespace: bool) -> None:
+    """All of the tree that it sees is its own, so all processes move; but not those that it can't see."""
+    own = cgroups.make(cgroups.current()[""] / "contained")
+    options = ["--cgroup", "--mount", *(("--pid", "--fork") if pid_namespace else ())]
+    script = 'mount -t cgroup2 none /sys/fs/cgroup; mount -t proc proc /proc; "$0" -c "$1"; exit $?'
+    try:
+        with cgroups.inside({"": own}):
+            program = subprocess.Popen(
+                ["unshare", *options, "sh", "-c", script, machine.bin / "python3", PROGRAM],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        done = json.loads(program.communicate(timeout=30)[0])
+        assert done["moves"]
+        if pid_namespace:
+            assert done["refused"] == "processes of another pid namespace are in it"
+        else:
+            assert (done["left"], done["now"]) == ([], "0::/ctnr-supervisor")
+    finally:
+        for folder, _, _ in os.walk(own, topdown=False):
+            os.rmdir(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,3 +221,19 @@ def test_diff_tells_what_has_changed(me: Person, names: list[str]) -> None:
     me.ctnr("run", "--rm", "-d", "--init", "--network=none", "--name=idle", "demo", "sleep", "1000").ok  # noqa: B018
     names.append("idle")
     assert me.ctnr("diff", "idle").ok.stdout == "", "what the runtime needs is none of its changes"
+
+
+def test_a_client_that_goes_leaves_nothing_mounted(me: Person, names: list[str]) -> None:
+    """Killed while the archive of a stopped container waits for a reader: its file system is free again."""
+    script = "head -c 3000000 /dev/zero > /big"
+    me.ctnr("run", "--network=none", "--name=left", "demo", "sh", "-c", script).ok  # noqa: B018
+    names.append("left")
+    with me.popen(["ctnr", "cp", "left:/big", "-"]) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(512)  # it has begun; nobody reads on
+        busy = me.ctnr("start", "left")
+        assert (busy.status, "runs in it" in busy.stderr) == (125, True)
+        process.kill()
+    deadline = time.monotonic() + 20
+    while me.ctnr("start", "-a", "left").status:
+        assert time.monotonic() < deadline

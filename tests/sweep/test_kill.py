@@ -52,7 +52,8 @@ def test_kills(killed: Person) -> None:
             assert "sibling" in killed.ctnr("ps", "--format", "{{.Names}}").ok.stdout, (
                 f"{when}: the sibling is gone"
             )
-            if victim in ("runtime", "plugin") and client.status:
+            # 137 is the container's own: until it executes its program, its first process is a runtime, too
+            if victim in ("runtime", "plugin") and client.status not in (0, 137, -9):
                 assert client.stderr.count("\n") == 1, f"{when}: {client.stderr}"
                 assert "internal error" not in client.stderr, f"{when}: {client.stderr}"
         if victim == "init" and killed.uid == 0:  # what lay on the host is the next start's

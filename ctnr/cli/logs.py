@@ -58,22 +58,41 @@ class Printer:
     def print(self, entries: bytes) -> None:
         held: list[bytes] = []
         stream = b"stdout"
-        for line in entries.split(b"\n"):
-            to = line[31:37]
-            if len(line) < 40 or to not in (b"stdout", b"stderr"):
-                continue  # a full disk has cut it off
+        at, end = 0, len(entries)
+        while at < end:
+            stop = entries.find(b"\n", at) + 1 or end
+            head = entries[at : min(at + 40, stop)]
+            to = head[31:37]
+            if len(head) < 40 or to not in (b"stdout", b"stderr"):
+                at = stop  # a full disk has cut it off
+                continue
             if to != stream:
                 _write(held, stream)
                 held, stream = [], to
-            if (self._prefix or self._stamps) and to not in self._unfinished:
-                held.append(self._prefix + (line[:31] if self._stamps else b""))
-            held.append(line[40:])
-            if line[38:39] == b"P":
-                self._unfinished.add(to)
-            else:
-                held.append(b"\n")
+            lead = b"" if to in self._unfinished else self._prefix + (head[:31] if self._stamps else b"")
+            whole = head[38:39] != b"P"
+            if whole and entries.startswith(head, stop) and to not in self._unfinished:
+                run = _run(entries, at, head)
+                if run:
+                    held += [lead + line[40:] + b"\n" for line in run]
+                    at += sum(map(len, run)) + len(run)
+                    continue
+            held.append(
+                lead + (entries[at + 40 : stop] if whole else entries[at + 40 : stop].removesuffix(b"\n"))
+            )
+            if whole:
                 self._unfinished.discard(to)
+            else:
+                self._unfinished.add(to)
+            at = stop
         _write(held, stream)
+
+
+def _run(entries: bytes, at: int, head: bytes) -> list[bytes]:
+    """The lines that begin with `head`, as what was written at once does; none if others are among them."""
+    end = entries.find(b"\n", entries.rfind(b"\n" + head) + 1)
+    lines = entries[at : end if end >= 0 else len(entries)].split(b"\n")
+    return lines if entries.count(b"\n" + head, at) == len(lines) - 1 else []
 
 
 def _write(held: list[bytes], stream: bytes) -> None:

@@ -22,7 +22,7 @@ from supervisor.network.wishes import host_local_ranges, with_first_plugin
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-UPLINK = ipaddress.ip_network("10.0.2.0/24")  # slirp4netns's own, also behind every rootless bridge
+SLIRP = ipaddress.ip_network("10.0.2.0/24")  # slirp4netns's own
 TAKEN_BY_NAME = ("none", "host", "container", "ns")
 PODMAN_NAMES = {
     "enable_ipv6": "enableIPv6", "allow_host_loopback": "hostLoopback", "outbound_addr": "outboundAddr",
@@ -212,7 +212,7 @@ def subnets_of(network: NetworkList) -> tuple[Subnet, ...]:
         conf = msgspec.json.decode(plugin.raw)
         texts = [one.get("subnet") for one in _ranges(conf)]
         if plugin.type == "slirp":
-            texts.append(conf.get("cidr", str(UPLINK)))
+            texts.append(conf.get("cidr", str(SLIRP)))
         for text in texts:
             with suppress(ValueError):
                 found.append(ipaddress.ip_network(str(text), strict=False))

@@ -21,7 +21,7 @@ import msgspec
 import trio
 
 from ctnr import requests
-from ctnr.networks import PODMAN_NAMES, PODMAN_VALUES, TAKEN_BY_NAME, UPLINK, Subnet, subnets_of
+from ctnr.networks import PODMAN_NAMES, PODMAN_VALUES, SLIRP, TAKEN_BY_NAME, Subnet, subnets_of
 from netconf import (
     NetconfError,
     NetworkList,
@@ -32,7 +32,7 @@ from netconf import (
     load_network,
 )
 from supervisor.errors import NameInUse, NotFound, SupervisorError
-from supervisor.network import pasta_conf
+from supervisor.network import pasta_conf, uplink
 from supervisor.network.slirp_conf import SlirpOptions, decode_options
 
 LOCK_SECONDS = 10
@@ -70,7 +70,8 @@ def build_conf(
 ) -> dict[str, Any]:
     """The configuration of a new network. `routes` are the host's: (destination, on link)."""
     taken = [(subnet, f"network {one.name}") for one in known for subnet in subnets_of(one)]
-    taken.append((UPLINK, "slirp4netns's own network"))
+    taken.append((SLIRP, "slirp4netns's own network"))
+    taken.append((uplink.OPTIONS.network, "the way out of bridges"))
     if request.driver == "pasta":
         return _named(request, _pasta_plugin(request))
     subnet = _subnet(request, taken, routes)

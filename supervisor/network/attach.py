@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from netconf import NetworkList
@@ -17,6 +18,7 @@ from supervisor.network.garbage import Collected, collect_garbage
 from supervisor.network.journal import Journal
 from supervisor.network.name_service import NameService
 from supervisor.network.netlink import Netlink, open_socket_in
+from supervisor.network.netns import NetnsPool
 from supervisor.network.ports import PortMapping, Reservation, reserve_ports
 from supervisor.network.records import Records
 from supervisor.network.turns import Turns
@@ -26,6 +28,8 @@ from supervisor.teardown import Teardown
 
 if TYPE_CHECKING:
     from supervisor.container import Container
+
+LATER_PRIORITY = 100  # of routes; the lower, the better, and 0 what is not told
 
 
 class Networks:
@@ -84,8 +88,25 @@ class Networks:
                 own = Teardown()
                 teardown.push(f"detach {request.network.name}", own.run)
                 attached.append(await attach(container, request, reservation, own, nursery))
+                if request.ifname != NetnsPool.TAP:
+                    await self._yield_default_route(container.netns, request.ifname)
                 reservation = Reservation()
         return tuple(attached)
+
+    async def _yield_default_route(self, netns: str | None, ifname: str) -> None:
+        """The way out is that of the first network, as the calls that its published ports let in are answered there.
+
+        slirp4netns and plugins put theirs before those that there are. Raises: NetlinkFailed, OSError.
+        """
+        with Netlink(await open_socket_in(self._sandbox, netns)) as netlink:
+            link = await netlink.link(ifname)
+            default = [route for route in await netlink.routes() if route.dst == "0.0.0.0/0"]
+            own = [route for route in default if link is not None and route.link == link.index]
+            if len(own) < len(default):
+                for route in own:
+                    later = msgspec.structs.replace(route, priority=LATER_PRIORITY + route.link)
+                    await netlink.del_route(route)
+                    await netlink.add_route(later)
 
     async def check(self, container_id: str, attachment: Attachment) -> None:
         """Raises: AttachmentError (PluginError) if something of the attachment is not as it was made."""

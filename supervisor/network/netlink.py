@@ -42,7 +42,8 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _IFF_UP = 1
-_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 4, 0, 253, 1
+_RT_TABLE_MAIN, _RTPROT_UNSPEC, _RTPROT_STATIC = 254, 0, 4
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 0, 253, 1
 _IFA_F_NODAD = 0x02
 
 
@@ -241,7 +242,10 @@ class Netlink:
         await self._ask(f"add route {route.dst}", _route_message(route), _RTM_NEWROUTE, create=True)
 
     async def del_route(self, route: Route) -> None:
-        await self._ask(f"delete route {route.dst}", _route_message(route), _RTM_DELROUTE)
+        """Whoever made it."""
+        message = _route_message(route)
+        message["proto"] = _RTPROT_UNSPEC
+        await self._ask(f"delete route {route.dst}", message, _RTM_DELROUTE)
 
     async def _ask(
         self, what: str, message: Any, kind: int, *, dump: bool = False, create: bool = False

@@ -19,7 +19,9 @@ from supervisor.sandbox.sandbox import DEFAULT_PATH, Sandbox
 log = structlog.get_logger()
 
 TAP = "uplink0"
-OPTIONS = SlirpOptions(mtu=65520)
+# Not slirp4netns's usual network: a container may have that one as well, and would look there for those whose calls
+# come in by a published port, as they come from the gateway.
+OPTIONS = SlirpOptions(mtu=65520, cidr="10.255.2.0/24")
 
 # The host's own services, which slirp4netns shows at its gateway, stay out of reach. Its own switch for that would
 # also swallow every answer of a published UDP port to the host itself.

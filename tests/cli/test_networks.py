@@ -293,6 +293,7 @@ def test_free_subnets_are_chosen_also_by_many_at_once(me: Person, own: Path) -> 
         ("none", "means something else"),
         ("x --subnet=10.2.0.128/25", "overlaps 10.2.0.0/24 of network bridge"),
         ("x --subnet=10.0.2.0/24", "overlaps"),
+        ("x --subnet=10.255.2.0/24", "of the way out of bridges"),
         ("x --subnet=10.77.0.1/24", "host bits"),
         ("x --subnet=10.77.0.0/31", "from /8 to /29"),
         ("x --subnet=10.77.0.0/24 --gateway=10.78.0.1", "is not an address of"),

@@ -131,8 +131,6 @@ def test_check_is_told_the_result_and_can_be_switched_off(shop: Shop, names: lis
 def test_known_faults_of_debians_plugins_are_no_news(shop: Shop, names: list[str]) -> None:
     """CHECK of portmap always fails, tuning's does not know its interface in a sysctl: those behind them are asked."""
     sysctl = {"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}}
-    for name in ("tuning", "portmap"):
-        (shop.programs / name).symlink_to(f"/usr/lib/cni/{name}")
     shop.network(
         "all",
         BRIDGE,

@@ -33,7 +33,7 @@ class Shop:
         self.configs.mkdir()
         self.keeper = NoopPlugin(self.programs, "keeper", "/usr/bin/python3")
         self.keeper.tell(VERSION=MODERN)
-        for name in ("bridge", "host-local"):
+        for name in ("bridge", "host-local", "portmap", "tuning"):
             (self.programs / name).symlink_to(f"/usr/lib/cni/{name}")
         self.hand_over()
 
@@ -101,6 +101,22 @@ def test_a_failed_del_is_made_up_for(shop: Shop) -> None:
         "run", "--rm", "--network=mixed:ip=10.78.0.2", "demo", "hostname", "-i"
     ).ok.stdout.split()
     assert address == "10.78.0.2", "its lease is free again"
+
+
+def test_what_lives_is_left_alone(shop: Shop, names: list[str]) -> None:
+    shop.network("mixed", BRIDGE, {"type": "keeper"})
+    names.append("a")
+    words = ["run", "-d", "--name=a", "--network=mixed,bridge,slirp", "-p=127.0.0.1:8124:80"]
+    shop.ctnr(*words, "demo", "httpd", "-f", "-h", "/etc").ok  # noqa: B018
+    shop.ctnr("port", "add", "a", "127.0.0.1:8125:80").ok  # noqa: B018
+    before = shop.keeper.commands()
+    assert shop.gc() == (0, [])
+    assert before == shop.keeper.commands()
+    shop.ctnr("net", "check", "mixed", "bridge", "slirp").ok  # noqa: B018
+    for port in (8124, 8125):
+        assert (
+            "root" in shop.me.run(["busybox", "wget", "-qO-", f"http://127.0.0.1:{port}/passwd"]).ok.stdout
+        )
 
 
 def test_plugins_that_know_gc_are_told_who_lives(shop: Shop, names: list[str]) -> None:
@@ -176,7 +192,8 @@ def test_after_a_crash_with_a_plugin_that_fails(as_user: Person, busybox_image: 
     pulled = shop.ctnr("pull", "-q", "--image-policy=insecure", f"oci:{busybox_image}").ok.stdout.strip()
     shop.ctnr("image", "tag", pulled, "demo").ok  # noqa: B018
     shop.network("mixed", BRIDGE, {"type": "keeper"})
-    shop.ctnr("run", "-d", "--name=a", "--network=mixed", "demo", "sleep", "1000").ok  # noqa: B018
+    words = ["run", "-d", "--name=a", "--network=mixed", "-p=127.0.0.1:8124:80"]
+    shop.ctnr(*words, "demo", "sleep", "1000").ok  # noqa: B018
     shop.keeper.tell(VERSION=MODERN, DEL=failing(111, "not today"))
     for pid in shop.me.service_pids():
         if b"ctnr.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -193,6 +210,7 @@ def test_after_a_crash_with_a_plugin_that_fails(as_user: Person, busybox_image: 
     assert (status, again) == (0, {key: told[key] for key in ("network", "container_id", "ifname")}), again
     rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
     assert "10.78.0." not in rules
+    assert "8124" not in rules
     assert not Path("/run/ctnr/leases/mixed/10.78.0.2").exists()
     shop.ctnr("rm", "a").ok  # noqa: B018
 

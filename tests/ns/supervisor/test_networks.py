@@ -16,6 +16,7 @@ import trio
 from netconf import NetworkList, load_builtin
 from supervisor import open_supervisor
 from supervisor.errors import PluginError
+from supervisor.network import uplink
 from supervisor.network.journal import JOURNAL_DIR, LEASE_DIR
 from supervisor.sandbox.sandbox import PACKAGES
 from supervisor.spec import State
@@ -187,11 +188,12 @@ async def test_a_crash_in_privileged_mode_is_swept_at_the_next_start(bundle: Pat
 
 
 async def test_behind_the_uplink_the_host_itself_is_out_of_reach(bundle: Path) -> None:
-    """Its loopback is at 10.0.2.2 for slirp4netns: the host listens there, and nobody may come."""
+    """Its loopback is at the gateway for slirp4netns: the host listens there, and nobody may come."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     tries = "; ".join(
-        f"nc -w 3 {address} {port} </dev/null && echo came" for address in ("10.0.2.2", "10.0.2.3")
+        f"nc -w 3 {address} {port} </dev/null && echo came"
+        for address in (uplink.OPTIONS.gateway, uplink.OPTIONS.nameserver)
     )
     script = f"{tries}; echo done"
     try:

@@ -7,7 +7,6 @@ and the next supervisor that comes by removes it. (An empty cgroup is a director
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ import structlog
 from supervisor.cgroups.group import Group
 from supervisor.cgroups.layout import V2_CORE, Hierarchy, Layout, read_layout
 from supervisor.errors import LimitError
+from supervisor.lock import try_lock
 
 log = structlog.get_logger()
 
@@ -216,7 +216,7 @@ def _make_locked(directory: str, hierarchy: Hierarchy) -> int:
     """Make a directory and lock it, before somebody's sweep takes it for a dead supervisor's. Raises: OSError."""
     for _ in range(10):
         _make(directory, hierarchy)
-        lock = _try_lock(directory)
+        lock = try_lock(directory)
         if lock is not None:
             if os.path.exists(directory):
                 return lock
@@ -296,7 +296,7 @@ def _has(directory: str, controller: str) -> bool:
 
 
 def _sweep(directory: str, hierarchy: Hierarchy) -> None:
-    lock = _try_lock(directory)
+    lock = try_lock(directory)
     if lock is None:
         return
     try:
@@ -311,20 +311,6 @@ def _sweep(directory: str, hierarchy: Hierarchy) -> None:
             log.warning("sweep_failed", cgroup=directory, error=exc.strerror)
     finally:
         os.close(lock)
-
-
-def _try_lock(directory: str) -> int | None:
-    """A descriptor that holds the lock; None if another has it, or the directory is gone or not ours."""
-    try:
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
 
 
 def _read(path: str) -> str:

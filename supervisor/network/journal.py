@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from supervisor.lock import try_lock
 from supervisor.network.garbage import Collected, release
 from supervisor.network.records import AttachmentRecord, Records
 
@@ -38,7 +39,7 @@ class Journal:
         swept: list[Collected] = []
         for name in os.listdir(JOURNAL_DIR):
             path = os.path.join(JOURNAL_DIR, name)
-            lock = _try_lock(path)
+            lock = try_lock(path)
             if lock is None:
                 continue
             try:
@@ -55,7 +56,7 @@ class Journal:
         found: list[AttachmentRecord] = []
         for name in os.listdir(JOURNAL_DIR):
             path = os.path.join(JOURNAL_DIR, name)
-            lock = _try_lock(path)
+            lock = try_lock(path)
             if lock is not None:
                 os.close(lock)
             elif path != self.directory:
@@ -72,7 +73,7 @@ def open_journal() -> Iterator[Journal]:
         with _state_locked():
             undo.callback(_remove_if_empty, path)
             os.makedirs(path, 0o700)
-            lock = _try_lock(path)
+            lock = try_lock(path)
             assert lock is not None
             undo.callback(os.close, lock)
         shared = os.open(JOURNAL_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -105,17 +106,3 @@ def _state_locked() -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _try_lock(path: str) -> int | None:
-    """An exclusive lock on a directory; None if another process has it, or it is gone."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -118,7 +118,10 @@ class Round:
             self._container.oom_killed = self.confinement.oom_killed
             if self._container.oom_killed:
                 self._container.tell("oom")
-            self._container.round_ended(status, trio.current_time() - (self.started_at or 0))
+            now = trio.current_time()
+            self._container.round_ended(
+                status, now - (self.started_at if self.started_at is not None else now)
+            )
 
     async def _take_down(self, teardown: Teardown, failure: Exception | None) -> None:
         """After a `failure` that one is told: that a plugin refuses DEL as well is no news after its ADD."""

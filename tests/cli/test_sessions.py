@@ -71,7 +71,7 @@ def test_a_client_that_is_ended_restores_the_terminal(me: Person, number: signal
 def test_ctrl_c_with_and_without_an_init(me: Person) -> None:
     flags = ["--rm", "--network=none", "-ti"]
     # the shell has put itself between the terminal and the pipe when the text comes, sleep may not have
-    script = "trap 'exit 130' INT; echo up; sleep 1000"
+    script = "trap 'exit 130' INT; echo up; while :; do sleep 0.1; done"  # one long sleep could begin after the signal
     with me.pty("run", "--init", *flags, "demo", "sh", "-c", script) as terminal:
         terminal.expect("up")
         terminal.ctrl("c")

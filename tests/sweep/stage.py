@@ -175,6 +175,10 @@ def look_inside(init_pid: int, run_dir: str) -> Iterator[str]:
             folders.clear()
             continue
         for name in (*folders, *files):
+            if name.startswith(
+                ("crun.", "runc.")
+            ):  # on which a runtime mounted itself; it goes with the sandbox
+                continue
             yield f"file in the sandbox {_normal(os.path.relpath(f'{folder}/{name}', root))}"
     for line in Path(f"/proc/{init_pid}/mountinfo").read_text().splitlines():
         yield f"mount in the sandbox {_normal(line.split()[4])}"

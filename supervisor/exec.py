@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from supervisor.groups import bare_errors
 from supervisor.runtime.stdio import Stdio
 from supervisor.runtime.streams import DRAIN_SECONDS
 from supervisor.sandbox.descriptors import close_all
@@ -60,19 +61,24 @@ class Pipes:
             drained.set()
 
         drained = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._feed, stdin)
-            nursery.start_soon(read_both)
-            status = await wait()
-            with trio.move_on_after(DRAIN_SECONDS):
-                await drained.wait()
-            nursery.cancel_scope.cancel()
+        with bare_errors():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._feed, stdin)
+                nursery.start_soon(read_both)
+                status = await wait()
+                with trio.move_on_after(DRAIN_SECONDS):
+                    await drained.wait()
+                nursery.cancel_scope.cancel()
         return Completed(status, bytes(stdout), bytes(stderr))
 
     async def _feed(self, data: bytes) -> None:
         async with self.stdin:
-            with suppress(trio.BrokenResourceError):  # it need not read all of it: `head` does not
+            try:
                 await self.stdin.send_all(data)
+            except trio.BrokenResourceError as exc:
+                cause = exc.__cause__ or exc
+                if not isinstance(cause, BrokenPipeError):  # it need not read all of it: head does not
+                    raise cause from None
 
 
 class Exec:

@@ -119,6 +119,19 @@ async def test_one_failure_leaves_its_siblings_alone(bundle: Path) -> None:
         assert sibling.state is State.RUNNING
 
 
+async def test_several_supervisors_in_one_loop(bundle: Path) -> None:
+    """Each has its names, its networks and its end; the block of one ends nothing of the other's."""
+    async with open_supervisor() as one:
+        networks = [load_builtin("bridge")]
+        async with one.run(spec(bundle, ["sleep", "1000"], name="same", networks=networks)) as first:
+            async with open_supervisor() as other:
+                again = spec(bundle, ["sleep", "1000"], name="same", networks=networks)
+                second = await other.start(again, rootless=True)
+                assert (first.state, second.state) == (State.RUNNING, State.RUNNING)
+            assert (first.state, second.status) == (State.RUNNING, 137)
+            assert (await first.exec(["true"])).status == 0
+
+
 async def test_a_name_is_given_once(bundle: Path) -> None:
     async with open_supervisor() as supervisor, supervisor.run(spec(bundle, ["sleep", "1000"], name="web")):
         with pytest.raises(NameInUse, match="web"):

@@ -27,7 +27,7 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
         "started": record.started if container is None else container.started_at or record.started,
         "finished": record.finished if container is None else container.finished_at,
         "state": container.observed_state if container is not None else state,
-        "status": record.status if container is None else _last_status(container),
+        "status": record.last_status if container is None else _last_status(container),
         "error": record.error if container is None or container.error is None else str(container.error),
         "pid": container.host_pid if container is not None else None,
         "networks": [

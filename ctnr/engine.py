@@ -151,7 +151,8 @@ class Engine:
         file = self.bundles.all().get(request.bundle or "")
         if file is None:
             raise NotFound(
-                "no image given, and no bundle that has one", cure="ctnr run [-b BUNDLE] IMAGE [COMMAND]"
+                f"no image is given, and no bundle has the name {request.bundle}",
+                cure="ctnr bundle list, or ctnr run -b NAME IMAGE makes one",
             )
         return self.images.get(file.image_id)
 
@@ -248,7 +249,7 @@ class Engine:
     async def _finish(self, record: Record, bundle: Bundle, container: Container) -> None:
         """The container is gone: say how it ended, and with --rm forget it."""
         record.finished, record.status = container.finished_at, container.status
-        record.oom_killed = container.oom_killed
+        record.oom_killed, record.restarts = container.oom_killed, container.backoff.count
         record.error = str(container.error) if container.error is not None else None
         output = container.streams.output.log
         record.log_lost = output.lost.strerror if output is not None and output.lost is not None else None

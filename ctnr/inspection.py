@@ -42,7 +42,7 @@ def inspect(
         "Path": command[0] if command else "",
         "Args": command[1:],
         "State": _state(record, container, row),
-        "RestartCount": container.backoff.count if container is not None else 0,
+        "RestartCount": container.backoff.count if container is not None else record.restarts,
         "Image": record.image_id,
         "ImageName": record.image,
         "LogPath": log_path if log_driver(run) == "k8s-file" else "",

@@ -54,9 +54,10 @@ async def create_network(directories: Sequence[str], request: requests.NetCreate
         known, _ = list_networks(directories)
         path = os.path.join(directory, f"{request.name}.conflist")
         if (found := next((one for one in known if one.name == request.name), None)) is not None:
+            removable = os.path.dirname(found.source) == directory
             raise NameInUse(
                 f"there is a network {request.name} already: {found.source}",
-                cure=f"choose another name, or: ctnr net rm {request.name}",
+                cure=f"choose another name{f', or: ctnr net rm {request.name}' if removable else ''}",
             )
         conf = build_conf(request, known, [*read_routes(), *read_ipv6_routes()])
         raw = msgspec.json.format(msgspec.json.encode(conf), indent=2) + b"\n"

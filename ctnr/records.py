@@ -35,8 +35,14 @@ class Record(msgspec.Struct, kw_only=True):
     oom_killed: bool = False
     log_lost: str | None = None  # why its log is not whole
     wanted: bool = False  # to run whenever the service does: its policy lasts, and nobody has stopped it
+    restarts: int = 0  # how often its policy had started it again, when it last ended
     bundle: str = ""
     request: Run
+
+    @property
+    def last_status(self) -> int | None:
+        """How it last ended; None if it never ran. One whose service died untold was killed together with it."""
+        return 137 if self.status is None and self.started is not None else self.status
 
 
 def labels_of(record: Record) -> dict[str, str]:

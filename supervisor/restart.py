@@ -80,8 +80,12 @@ def parse_restart_policy(text: str) -> RestartPolicy:
         ) from None
     if not colon:
         return RestartPolicy(when=when)
-    if when is not Restart.ON_FAILURE or not (number.isascii() and number.isdigit()):
+    if when is not Restart.ON_FAILURE:
         raise SupervisorError(
             f"restart policy {text}: only on-failure takes a number", cure="for example on-failure:5"
+        )
+    if not (number.isascii() and number.isdigit()):
+        raise SupervisorError(
+            f"restart policy {text}: {number!r} is not a count", cure="for example on-failure:5"
         )
     return RestartPolicy(when=when, retries=int(number) or None)  # docker: 0 is no limit

@@ -253,10 +253,16 @@ def _help(words: list[str], command: Command | None = None) -> int:
 def _unknown(argv: list[str]) -> UsageError:
     from ctnr.cli.grammar import suggest
 
-    group = argv[0] in GROUPS
-    word = " ".join(argv[:2]) if group else argv[0]
-    near = suggest(word, [*COMMANDS, *ALIASES])
-    return UsageError(f"unknown command {word}", cure=f"did you mean {near}?" if near else "see ctnr help")
+    known = [*COMMANDS, *ALIASES]
+    if argv[0] not in GROUPS:
+        near = suggest(argv[0], known)
+        cure = f"did you mean {near}?" if near else "see ctnr help"
+        return UsageError(f"unknown command {argv[0]}", cure=cure)
+    group, word = argv[:2]
+    # by the second word alone: with the first one all of a group are near to each other
+    last = suggest(word, [name.partition(" ")[2] for name in known if name.startswith(f"{group} ")])
+    cure = f"did you mean {group} {last}?" if last else f"see ctnr help {group}"
+    return UsageError(f"unknown command {group} {word}", cure=cure)
 
 
 def _open_standard_descriptors() -> None:

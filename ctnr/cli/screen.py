@@ -19,7 +19,7 @@ class Screen:
     def show(self, text: str) -> None:
         """In the place of the one before. On a terminal lines are cut to what it has."""
         if not self._in_place:
-            write(text)
+            write(text if text.endswith("\n") else f"{text}\n")
             return
         columns, rows = os.get_terminal_size(1)  # zeros where nobody has set it
         lines = [line[: columns or None] for line in text.splitlines()]

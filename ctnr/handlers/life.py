@@ -44,7 +44,7 @@ async def wait(engine: Engine, request: requests.Wait, connection: Connection) -
             await container.wait_gone()
             statuses.append(container.status)
         else:
-            statuses.append(record.status if record.status is not None else 137)
+            statuses.append(record.last_status if record.last_status is not None else 137)
     return statuses
 
 
@@ -80,6 +80,7 @@ async def run_health_check(engine: Engine, request: requests.HealthRun, connecti
 async def each(connection: Connection, names: tuple[str, ...], work: Any) -> list[str]:
     """Do it for all at the same time, every one tried. Those with which it went well, in order.
 
+    `work` gives False for one with which there is nothing to do.
     Raises: ExceptionGroup if some failed; the others are told as `item` events before.
     """
     failed: list[Exception] = []
@@ -87,8 +88,8 @@ async def each(connection: Connection, names: tuple[str, ...], work: Any) -> lis
 
     async def one(name: str) -> None:
         try:
-            await work(name)
-            done.add(name)
+            if await work(name) is not False:
+                done.add(name)
         except Exception as exc:
             failed.append(exc)
 
@@ -100,7 +101,7 @@ async def each(connection: Connection, names: tuple[str, ...], work: Any) -> lis
             if name in done:
                 await connection.send("item", value=name)
         raise ExceptionGroup("some failed", failed)
-    return list(names)
+    return [name for name in names if name in done]
 
 
 async def stop(engine: Engine, request: requests.Stop, connection: Connection) -> Any:
@@ -109,11 +110,13 @@ async def stop(engine: Engine, request: requests.Stop, connection: Connection) -
     named = [record for name in request.containers if (record := _found(engine, name)) is not None]
     stop_one = stopper(engine, named)
 
-    async def one(name: str) -> None:
+    async def one(name: str) -> bool:
         record = engine.records.find(name) if request.ignore else engine.records.get(name)
-        if record is not None:
-            engine.unwant(record)
-            await stop_one(record, request.seconds)
+        if record is None:
+            return False
+        engine.unwant(record)
+        await stop_one(record, request.seconds)
+        return True
 
     return await each(connection, request.containers, one)
 
@@ -151,10 +154,10 @@ async def kill(engine: Engine, request: requests.Kill, connection: Connection) -
 
 
 async def remove(engine: Engine, request: requests.Remove, connection: Connection) -> Any:
-    async def one(name: str) -> None:
+    async def one(name: str) -> bool:
         record = engine.records.find(name) if request.ignore else engine.records.get(name)
         if record is None:
-            return
+            return False
         container = engine.live(record)
         if container is not None:
             if not request.force:
@@ -165,6 +168,7 @@ async def remove(engine: Engine, request: requests.Remove, connection: Connectio
             container.cancel()
             await container.wait_gone()
         await engine.remove(record)
+        return True
 
     return await each(connection, request.containers, one)
 

@@ -52,7 +52,7 @@ def normal_name(text: str) -> str:
     match = _NAME.fullmatch(text)
     if match is None:
         why = "names are lower case" if text != text.lower() else "not a name that a registry could have"
-        raise ReferenceError(f"image reference {text!r}: {why}", cure=_EXAMPLES)
+        raise ReferenceError(f"image reference {text!r}: {why if text else 'empty'}", cure=_EXAMPLES)
     domain, path, tag, digest = match["domain"], match["path"], match["tag"], match["digest"]
     if domain is not None and not (
         "." in domain or ":" in domain or domain == LOCAL or domain != domain.lower()
@@ -67,7 +67,7 @@ def normal_name(text: str) -> str:
 
 def local_names(text: str) -> list[str]:
     """The names under which the store may have what a person calls `text`, best first."""
-    names = [text]
+    names = [text] if text else []
     try:
         normal = parse_reference(text).name
     except ReferenceError:

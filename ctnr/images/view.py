@@ -53,7 +53,7 @@ class StoreView:
         if image is None:
             raise NotFound(
                 f"image {text} is not in the store",
-                cure=f"ctnr pull {text}   (ctnr images lists what is there)",
+                cure=f"ctnr images lists what is there, ctnr pull {text} fetches it",
             )
         return image
 

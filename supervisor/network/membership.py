@@ -156,7 +156,8 @@ class Membership:
                 }
                 if not fitting:
                     name = self._container.name
-                    raise NotFound(f"container {name} does not publish {one}", cure=f"ctnr port {name}")
+                    what = one if one.host_port else f"{one.container_port}/{one.protocol}"
+                    raise NotFound(f"container {name} does not publish {what}", cure=f"ctnr port {name}")
                 found |= fitting
             for attachment in self.attachments:
                 await attachment.publisher.withdraw(

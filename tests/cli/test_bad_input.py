@@ -35,6 +35,11 @@ def test_words_that_are_none(me: Person) -> None:
     refused(me, "run", "--rm", "-v", "/etc:relative", "demo", "true", says="absolute")
     refused(me, "run", "--rm", "--seccomp=/no/such", "demo", "true", says="seccomp")
     refused(me, "run", "--rm", "Upper/Case", "true", says="lower case")
+    refused(me, "run", "--rm", "", "true", says="image reference '': empty")
+    refused(me, "bundle", "run", "nobody", says="no bundle has the name nobody")
+    refused(me, "rmi", "nobody", says="ctnr images lists what is there")
+    refused(me, "run", "-d", "--restart=on-failure:-1", "demo", "true", says="'-1' is not a count")
+    assert "net rm" not in refused(me, "net", "create", "bridge", says="built-in")
     refused(me, "kill", "-s", "NOPE", "x", says="NOPE")
     assert me.ctnr("ps", "-a", "-q").ok.stdout == ""
 

@@ -93,7 +93,7 @@ def test_of_many_each_is_tried(me: Person, names: list[str]) -> None:
     assert (partly.status, partly.stdout) == (125, "r1\nr2\n")
     assert partly.stderr.count("\n") == 1
     assert "nobody" in partly.stderr
-    assert me.ctnr("rm", "-f", "-i", "nobody").ok.stdout == "nobody\n"
+    assert me.ctnr("rm", "-f", "-i", "nobody").ok.stdout == me.ctnr("stop", "-i", "nobody").ok.stdout == ""
     started = me.ctnr("start", "nobody")
     assert started.status == 125
 

@@ -229,6 +229,7 @@ def test_ports_come_and_go_while_it_runs(me: Person, network: str, serve: Callab
     assert is_free(9007, socket.SOCK_DGRAM)
     assert "80/tcp -> 0.0.0.0:8080\n" == me.ctnr("port", name).ok.stdout
     assert "does not publish" in me.ctnr("port", "rm", name, "8080:80", "8081:81").stderr
+    assert "does not publish 81/tcp;" in me.ctnr("port", "rm", name, "81").stderr
     assert fetch(8080) == name, "all or none"
     with pytest.raises(OSError, match=r"refused|timed out"):
         fetch(8081, seconds=0)

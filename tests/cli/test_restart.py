@@ -39,6 +39,7 @@ def test_on_failure_gives_up(me: Person, names: list[str]) -> None:
     assert me.ctnr("wait", "fails").ok.stdout == "3\n"
     assert me.ctnr("logs", "fails").ok.stdout == "x\nx\nx\n"
     assert "Exited (3)" in me.ctnr("ps", "-a", "--filter", "name=fails").ok.stdout
+    assert inspected(me, "fails")["RestartCount"] == 2
     assert inspected(me, "fails")["HostConfig"]["RestartPolicy"] == {
         "Name": "on-failure",
         "MaximumRetryCount": 2,
@@ -153,6 +154,11 @@ def test_a_new_service_brings_back_what_nobody_has_stopped(newcomer: Person, end
     shown = newcomer.ctnr("ps", "-a", "--format", "{{.Names}} {{.State}}").ok.stdout
     states = dict(line.split() for line in shown.splitlines())
     assert states == {"kept": "running", "left": "exited", "plain": "exited", "fail": "exited"}
+    assert (
+        newcomer.ctnr("wait", "plain").ok.stdout == "137\n"
+    )  # killed with its service, if that could not tell
+    assert newcomer.ctnr("inspect", "-f", "{{.State.ExitCode}}", "plain").ok.stdout == "137\n"
+    assert newcomer.ctnr("ps", "-aq", "--filter", "name=plain", "--filter", "exited=137").ok.stdout
     time.sleep(0.5)  # it is not idle
     assert newcomer.ctnr("exec", "kept", "echo", "hi").ok.stdout == "hi\n"
     newcomer.ctnr("rm", "-f", *policies).ok  # noqa: B018

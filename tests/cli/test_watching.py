@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +108,18 @@ def test_stats_stay_in_their_place(me: Person) -> None:
             terminal.expect(r"\x1b\[J")
         terminal.ctrl("c")
         assert terminal.wait() == 130
+
+
+def test_stats_in_a_pipe_end_in_whole_lines(me: Person) -> None:
+    with (
+        running(me, "web", "--network=none", "demo", "sleep", "1000"),
+        me.popen(["ctnr", "stats", "-i", "50ms", "web"]) as process,
+    ):
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(8)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    assert sum(line.startswith(b"CONTAINER ID") for line in lines) == 2
 
 
 def test_traffic_is_counted(me: Person) -> None:

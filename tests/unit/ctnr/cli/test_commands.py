@@ -298,7 +298,9 @@ def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
     ("words", "said"),
     [
         ("runn", "unknown command runn; did you mean run?"),
-        ("image frob", "unknown command image frob"),
+        ("image frob", "unknown command image frob; see ctnr help image"),
+        ("supervisor foo", "unknown command supervisor foo; see ctnr help supervisor"),
+        ("net prun", "unknown command net prun; did you mean net prune?"),
         ("--nonsense", "unknown flag --nonsense; see ctnr --help"),
         ("run --detatch demo", "unknown flag --detatch; did you mean --detach?"),
         ("run -rm demo", "did you mean --rm?"),

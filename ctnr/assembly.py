@@ -8,9 +8,8 @@ from functools import partial
 from itertools import count
 
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
-from ctnr.bundles.command import check_command, is_below
+from ctnr.bundles.command import check_command, check_workdir, make_workdir
 from ctnr.bundles.devices import device_filter
-from ctnr.bundles.errors import BundleError
 from ctnr.bundles.health import build_health
 from ctnr.bundles.image import ImageConfig, load_image_config
 from ctnr.bundles.limits import process_limits
@@ -25,7 +24,7 @@ from ctnr.bundles.process import (
 )  # fmt: skip
 from ctnr.bundles.resources import build_limits
 from ctnr.bundles.seccomp import SeccompProfiles
-from ctnr.bundles.spec import encode
+from ctnr.bundles.spec import Mount, encode
 from ctnr.bundles.store import Bundle
 from ctnr.bundles.users import ResolvedUser, UserFiles, read_user_files, resolve_user
 from ctnr.images.view import Image
@@ -37,10 +36,9 @@ from supervisor.errors import SupervisorError
 from supervisor.readiness import check_ready, parse_ready
 from supervisor.restart import parse_restart_policy
 from supervisor.runtime.stdio import Stdio
-from supervisor.sandbox.sandbox import Sandbox
 from supervisor.spec import Built, ContainerSpec, Overlay, Prepared, Program
 
-KERNEL_FILES = ("/dev", "/proc", "/sys")
+KERNEL_FILES = tuple(Mount(destination=path, type="none", source="") for path in ("/dev", "/proc", "/sys"))
 
 
 class Assembly:
@@ -53,6 +51,7 @@ class Assembly:
         self._configs: dict[str, ImageConfig] = {}
         self._user_files: dict[str, UserFiles] = {}  # by image
         self._users: dict[str, ResolvedUser] = {}  # by container that runs
+        self._mounts: dict[str, tuple[Mount, ...]] = {}  # by container that runs
 
     def config(self, image: Image) -> ImageConfig:
         """What the image says of its containers. Raises: BundleError."""
@@ -64,6 +63,7 @@ class Assembly:
     def forget(self, record: Record) -> None:
         """The container has ended."""
         self._users.pop(record.id, None)
+        self._mounts.pop(record.id, None)
 
     def spec(
         self,
@@ -148,13 +148,7 @@ class Assembly:
         await self._fill_volumes(plan, prepared, user.uid, user.gid)
         workdir = request.workdir or config.config.working_dir or "/"
         if workdir.strip("/"):
-            try:
-                await realm.sandbox.make_dirs_in_root(prepared.rootfs, workdir)
-            except NotADirectoryError:
-                raise BundleError(
-                    f"working directory {workdir}: not a directory in the image",
-                    cure="choose another with -w",
-                ) from None
+            await make_workdir(realm.sandbox, prepared.rootfs, workdir, plan.mounts)
         facts = Facts(
             name=record.name,
             container_id=record.id,
@@ -164,11 +158,10 @@ class Assembly:
             rootless=realm.sandbox.rootless,
             is_crun=realm.runtime.is_crun,
         )
-        self._users[record.id] = user
-        targets = [mount.destination for mount in plan.mounts]
+        self._users[record.id], self._mounts[record.id] = user, plan.mounts
         args = build_args(config.config, request.entrypoint, request.args)
         env = (*(config.config.env or ()), *request.env)
-        await check_command(realm.sandbox, prepared.rootfs, args[0], workdir, env, targets)
+        await check_command(realm.sandbox, prepared.rootfs, args[0], workdir, env, plan.mounts)
         return build_bundle(config, request, facts, prepared, self._profiles)
 
     async def _fill_volumes(self, plan: MountPlan, prepared: Prepared, uid: int, gid: int) -> None:
@@ -206,13 +199,12 @@ class Assembly:
         if program.user is not None:
             user = resolve_user(await read_user_files(container.sandbox, container.rootfs), program.user)
         workdir = resolve_workdir(image, program.workdir or run.workdir)
-        targets = [*(wish.target for wish in wishes_of(run)), *(image.volumes or ())]
         sandbox = container.sandbox
         env = (*(image.env or ()), *run.env, *program.env)
-        targets += KERNEL_FILES
-        if not is_below(workdir, targets) and workdir != "/":
-            await _check_workdir(sandbox, container.rootfs, workdir)
-        await check_command(sandbox, container.rootfs, program.args[0], workdir, env, targets)
+        mounts = (*self._mounts[record.id], *KERNEL_FILES)
+        if workdir != "/":
+            await check_workdir(sandbox, container.rootfs, workdir, mounts)
+        await check_command(sandbox, container.rootfs, program.args[0], workdir, env, mounts)
         rlimits, oom_score_adj = process_limits(run.ulimits, run.oom_score_adj, rootless=rootless)
         process = build_process(
             args=program.args,
@@ -237,15 +229,3 @@ class Assembly:
             oom_score_adj=oom_score_adj,
         )
         return encode(process)
-
-
-async def _check_workdir(sandbox: Sandbox, rootfs: str, workdir: str) -> None:
-    """Tell that a directory is not there before the runtime does, into the program's stderr. Raises: BundleError."""
-    why = "not there in the container"
-    try:
-        found = await sandbox.open_in_root(rootfs, workdir, os.O_PATH | os.O_DIRECTORY)
-    except NotADirectoryError:
-        found, why = None, "not a directory in the container"
-    if found is None:
-        raise BundleError(f"working directory {workdir}: {why}", cure="choose another with -w")
-    os.close(found)

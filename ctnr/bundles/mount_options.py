@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -27,7 +28,12 @@ _PAIRS = (
 )
 _flag_names = frozenset(name for pair in _PAIRS for name in pair)
 _opposite = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
-_TMPFS_VALUES = frozenset(("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge", "mpol"))
+_NUMBER, _AMOUNT = r"\d+", r"\d+[kKmMgGtT]?"
+# tmpfs(5); the kernel's own answer to all others is "Invalid argument"
+_TMPFS_VALUES = {
+    "size": rf"{_AMOUNT}|\d+%", "nr_inodes": _AMOUNT, "nr_blocks": _AMOUNT, "mode": "[0-7]{1,4}", "uid": _NUMBER,
+    "gid": _NUMBER, "huge": "never|always|within_size|advise", "mpol": ".+",
+}  # fmt: skip
 
 # statvfs(3) flag → option: what a mount has from a more privileged mount namespace can't be taken off in a user
 # namespace (mount_namespaces(7), "Restrictions"): a remount without them is EPERM. Access times are locked too, but
@@ -73,6 +79,11 @@ def parse_options(words: Iterable[str], *, what: str, kind: str) -> Options:
         elif word in PROPAGATIONS:
             propagation = word
         elif kind == "tmpfs" and word.partition("=")[0] in _TMPFS_VALUES:
+            name, _, value = word.partition("=")
+            if not re.fullmatch(_TMPFS_VALUES[name], value, re.ASCII):
+                raise BundleError(
+                    f"{what}: {name} can't be {value!r}", cure="for example size=64m, or mode=1777"
+                )
             data.append(word)
         elif kind == "tmpfs" and word in ("tmpcopyup", "notmpcopyup"):
             copy_up = word == "tmpcopyup"

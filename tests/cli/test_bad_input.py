@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def test_words_that_are_none(me: Person) -> None:
     refused(me, "run", "--rm", "-v", "/etc:relative", "demo", "true", says="absolute")
     refused(me, "run", "--rm", "--seccomp=/no/such", "demo", "true", says="seccomp")
     refused(me, "run", "--rm", "Upper/Case", "true", says="lower case")
+    refused(me, "run", "--rm", "--tmpfs=/x:size=much", "demo", "true", says="size can't be 'much'")
+    refused(me, "run", "--rm", "--tmpfs=/x:mode=9", "demo", "true", says="mode can't be '9'")
     refused(me, "run", "--rm", "", "true", says="image reference '': empty")
     refused(me, "bundle", "run", "nobody", says="no bundle has the name nobody")
     refused(me, "rmi", "nobody", says="ctnr images lists what is there")
@@ -42,6 +45,53 @@ def test_words_that_are_none(me: Person) -> None:
     assert "net rm" not in refused(me, "net", "create", "bridge", says="built-in")
     refused(me, "kill", "-s", "NOPE", "x", says="NOPE")
     assert me.ctnr("ps", "-a", "-q").ok.stdout == ""
+
+
+def test_commands_and_directories_in_volumes(me: Person) -> None:
+    """In the foreground all of stderr counts: the runtime would write there, too."""
+    volume = me.home / "volume"
+    volume.mkdir()
+    for name, mode in (("plain", 0o644), ("tool", 0o755)):
+        (volume / name).write_text("#!/bin/sh\necho here\n")
+        (volume / name).chmod(mode)
+    name = me.ctnr(
+        "run", "-d", "--network=none", f"-v={volume}:/vol:ro", "demo", "sleep", "1000"
+    ).ok.stdout.strip()
+    run, execute = ("run", "--rm", "--network=none", f"-v={volume}:/vol:ro"), ("exec",)
+    try:
+        for command, where in ((run, "demo"), (execute, name)):
+            for options, program, status, says in (
+                ((), "/vol/none", 127, "not found in the container"),
+                (("-e", "PATH=/vol"), "none", 127, "not found in the container"),
+                ((), "/vol/plain", 126, "can't be executed"),
+                ((), "/vol", 126, "can't be executed"),
+                (("-w", "/vol/none"), "true", 125, "working directory /vol/none: not there"),
+                (("-w", "/vol/plain"), "true", 125, "working directory /vol/plain: not a directory"),
+            ):
+                done = me.ctnr(*command, *options, where, program)
+                assert (done.status, done.stderr.count("\n")) == (status, 1), done
+                assert says in done.stderr
+            assert me.ctnr(*command, "-w", "/vol", where, "./tool").ok.stdout == "here\n"
+    finally:
+        me.ctnr("rm", "-f", name).ok  # noqa: B018
+
+
+def test_a_link_of_the_image_leads_into_a_volume(me: Person, busybox_rootfs: Path) -> None:
+    linked = me.home / "linked"
+    shutil.copytree(busybox_rootfs, linked, symlinks=True)
+    (linked / "opt").mkdir(exist_ok=True)
+    (linked / "short").symlink_to("opt/tools")
+    (linked / "opt/tools").mkdir()
+    tool = me.home / "tool"
+    tool.write_text("#!/bin/sh\necho here\n")
+    tool.chmod(0o755)
+    me.ctnr("image", "import", "-q", str(linked), "linked").ok  # noqa: B018
+    run = ("run", "--rm", "--network=none", f"-v={tool}:/opt/tools/tool", f"-v={me.home}:/opt/tools/more")
+    assert me.ctnr(*run, "linked", "/short/tool").ok.stdout == "here\n"
+    assert me.ctnr(*run, "-e", "PATH=/bin:/short", "linked", "tool").ok.stdout == "here\n"
+    assert me.ctnr(*run, "linked", "/short/more/tool").ok.stdout == "here\n"
+    assert me.ctnr(*run, "linked", "/short/none").status == 127
+    me.ctnr("rmi", "linked").ok  # noqa: B018
 
 
 def test_images_that_can_not_be_had(me: Person, registry: Registry, busybox_image: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench.pairs import Engine, Pair, Row
+from tests.bench.pairs import Engine, Pair, Row, show
 
 SECONDS = 3
 ROUNDS = 3
@@ -39,6 +39,9 @@ def rows(pair: Pair) -> Iterator[Row]:
                 f"iperf3 out of a slirp container, mtu {mtu}", 1.0, lambda e, mtu=mtu: _out(e, e.slirp(mtu)),
                 rounds=ROUNDS, unit="Gbit/s", more_is_better=True,
             )  # fmt: skip
+        if shutil.which("pasta"):
+            value = _out(pair.ctnr, "--network=pasta:hostLoopback=true")
+            yield show(Row("iperf3 out of a pasta container", None, value, None, "Gbit/s", True))
     ways = {
         "slirp4netns's own": (
             "--network=slirp4netns:port_handler=slirp4netns", "--network=slirp"),

@@ -20,6 +20,7 @@ from tests.bench.pairs import Engine, Pair, Row
 from tests.bench.report import write_report
 from tests.bench.steps import measure_steps
 from tests.world import images
+from tests.world.internet import Internet
 from tests.world.leaks import descendants
 from tests.world.machine import enter_machine
 from tests.world.people import Person
@@ -93,6 +94,7 @@ def main() -> None:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(plain_cgroups())
+            stack.callback(Internet().close)  # pasta wants a host with a default route
             rootfs = images.busybox_rootfs(machine.root / "busybox-rootfs")
             pair = prepare(person, rootfs)
             for name, rows in (

@@ -23,7 +23,7 @@ from supervisor.network.ports import Reservation
 from supervisor.network.records import AttachmentRecord, Key, Records
 from supervisor.network.turns import Turns
 from supervisor.network.uplink import Uplink
-from supervisor.network.wishes import own_port_mapper, verify_wishes, with_capabilities
+from supervisor.network.wishes import own_port_mapper, verify_wishes, with_capabilities, with_mtu
 from supervisor.sandbox.process import Completed
 from supervisor.sandbox.sandbox import Sandbox
 from supervisor.teardown import Teardown
@@ -82,6 +82,8 @@ class PluginNetworks:
             capability_args["mac"] = request.mac
         wanted = {"ips": request.ip, "mac": request.mac}
         network = with_capabilities(network, [key for key, value in wanted.items() if value is not None])
+        if self._uplink is not None:
+            network = with_mtu(network, self._uplink.mtu)
         args = AttachmentArgs(
             container_id=container.id,
             ifname=request.ifname,

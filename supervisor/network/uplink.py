@@ -44,6 +44,7 @@ class Uplink:
         self.netns = f"{sandbox.run_dir}/netns/uplink"
         self.slirp: Slirp | None = None
         self._options = OPTIONS
+        self.mtu = OPTIONS.mtu
         self.generation = 0  # counts its namespaces: one is enough unless slirp4netns can't be kept running
 
     async def open(self) -> str:

@@ -96,6 +96,17 @@ def with_first_plugin(network: NetworkList, more: Mapping[str, Any]) -> NetworkL
     return NetworkList.from_bytes(msgspec.json.encode(conf), network.source)
 
 
+def with_mtu(network: NetworkList, mtu: int) -> NetworkList:
+    """A network of veths with packets of that size, unless its configuration says otherwise.
+
+    For what lies in a sandbox: no wire is there to limit them, and slirp4netns pays by the packet.
+    """
+    first = network.plugins[0]
+    if first.type not in ("bridge", "ptp") or msgspec.json.decode(first.raw).get("mtu"):
+        return network
+    return with_first_plugin(network, {"mtu": mtu})
+
+
 def with_address(options: SlirpOptions, ip: str) -> SlirpOptions:
     """Options by which slirp4netns gives out `ip`. Raises: SlirpConfError."""
     if options.address == ip:

@@ -407,3 +407,14 @@ def test_connect_and_disconnect(me: Person, own: Path, start: Start, internet: I
     assert "is not on network" in me.ctnr("net", "disconnect", "slirp", "b").stderr
     me.ctnr("net", "connect", "slirp", "b").ok  # noqa: B018
     me.ctnr("rm", "-f", "b").ok  # noqa: B018
+
+
+def test_packets_are_large_where_no_wire_limits_them(me: Person) -> None:
+    show = ["demo", "cat", "/sys/class/net/cni0/mtu"]
+    expected = "1500" if me.uid == 0 else "65520"
+    assert expected == me.ctnr("run", "--rm", "--network=bridge", *show).ok.stdout.strip()
+    me.ctnr("net", "create", "--mtu=1400", "small").ok  # noqa: B018
+    try:
+        assert me.ctnr("run", "--rm", "--network=small", *show).ok.stdout.strip() == "1400"
+    finally:
+        me.ctnr("net", "rm", "small").ok  # noqa: B018

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from ctnr.options import RunOptions, build_run
 from supervisor.container import Container
 from supervisor.events import EventReader
 from supervisor.exec import run_captured
+from supervisor.lock import try_lock
 from supervisor.network.attachment import Attachment
 from supervisor.network.ports import PortMapping, parse_all_ports
 from supervisor.runtime.stdio import Stdio
@@ -226,9 +226,9 @@ async def open_engine(
 def _own_directory() -> Iterator[str]:
     """A temporary run directory, locked: so that others can tell when its program was killed."""
     with tempfile.TemporaryDirectory(prefix=OWN_PREFIX) as path:
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = try_lock(path)
+        assert lock is not None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
             yield path
         finally:
             os.close(lock)
@@ -246,16 +246,7 @@ async def _forget_killed(engine: Engine) -> None:
 
 
 def _is_deserted(run_dir: str) -> bool:
-    try:
-        lock = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False  # somebody else's
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
+    lock = try_lock(run_dir)
+    if lock is not None:
         os.close(lock)
-    return True
+    return lock is not None or not os.path.lexists(run_dir)

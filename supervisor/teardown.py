@@ -1,8 +1,9 @@
-"""A stack of undo steps: last up, first down, each tried, shielded, with a deadline."""
+"""A stack of undo steps: last up, first down, each tried, shielded, with a deadline; tasks that end in their turn."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 
@@ -53,3 +54,41 @@ class Teardown:
         except Exception as exc:
             return exc
         return StepTimeout(f"teardown: {step}", self._step_seconds) if scope.cancelled_caught else None
+
+
+async def start_in_turn(
+    step: str,
+    run: Callable[..., Awaitable[None]],
+    teardown: Teardown,
+    nursery: trio.Nursery,
+    *,
+    end: Callable[[Any], object] | None = None,
+) -> Any:
+    """Start the task `run(task_status=…)`, which ends when `teardown` comes to `step`, not when all is cancelled.
+
+    Returns what it has started with; `end` is called with that to end it, in place of a cancellation.
+    Raises: what `run` raises before it has started.
+    """
+    gone, scope = trio.Event(), trio.CancelScope()
+
+    async def live(*, task_status: trio.TaskStatus[Any]) -> None:
+        try:
+            with scope:
+                await run(task_status=task_status)
+        finally:
+            gone.set()
+
+    started = await nursery.start(live)
+    scope.shield = (
+        True  # not before: a shielded task that was cancelled before it has started would never end
+    )
+
+    async def finish() -> None:
+        if end is not None:
+            end(started)
+        else:
+            scope.cancel()
+        await gone.wait()
+
+    teardown.push(step, finish)
+    return started

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import trio
 
@@ -97,12 +97,27 @@ def _places(path: str) -> Iterator[tuple[str, bytes | None]]:
     yield path, None
 
 
+async def wait_modified(path: str, condition: Callable[[], bool]) -> None:
+    """Until `condition` holds; it is asked at once and after each change of the one file's content. Raises: OSError."""
+    with _open_inotify() as descriptor:
+        inotify_add_watch(descriptor, path, IN_MODIFY)
+        while not condition():
+            await trio.lowlevel.wait_readable(descriptor)
+            os.read(descriptor, 4096)
+
+
 @asynccontextmanager
 async def open_watch(*paths: str) -> AsyncIterator[Watch]:
     """A watch of absolute paths for as long as the block lasts. Raises: OSError if there are too many inotify users."""
+    with _open_inotify() as descriptor:
+        yield Watch(descriptor, paths)
+
+
+@contextmanager
+def _open_inotify() -> Iterator[int]:
     descriptor = inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        yield Watch(descriptor, paths)
+        yield descriptor
     finally:
         trio.lowlevel.notify_closing(descriptor)
         os.close(descriptor)

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 import trio
 
 from supervisor.cgroups.devices import DEFAULT_RULES, DeviceRule, attach_device_filter
-from supervisor.cgroups.inotify import wait_modified
 from supervisor.cgroups.limits import Limits, Setting, settings_v1, settings_v2
 from supervisor.errors import LimitError
 from supervisor.sandbox.descriptors import close_all
+from supervisor.watch import wait_modified
 
 FREEZE_SECONDS = 10  # a process in an uninterruptible sleep freezes when that ends
 POLL_SECONDS = 0.002  # v1 tells nobody of a change

@@ -10,13 +10,12 @@ import trio
 
 from netconf import parse_result
 from supervisor.errors import AttachmentError
-from supervisor.network.attach_slirp import run_in_turn
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.pasta import Pasta
 from supervisor.network.pasta_conf import decode_options
 from supervisor.network.ports import Reservation
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.teardown import Teardown
+from supervisor.teardown import Teardown, start_in_turn
 
 if TYPE_CHECKING:
     from supervisor.container import Container
@@ -56,15 +55,9 @@ class PastaNetworks:
             self._sandbox, options, netns=container.netns, ifname=request.ifname, mac=request.mac,
             name=f"{container.id[:12]}-{request.ifname}", on_change=tell,
         )  # fmt: skip
-        gone, scope = trio.Event(), trio.CancelScope()
-        await nursery.start(run_in_turn, scope, gone, partial(pasta.run, reservation))
-        scope.shield = True
-
-        async def detach() -> None:
-            scope.cancel()
-            await gone.wait()
-
-        teardown.push(f"detach {request.network.name}", detach)
+        await start_in_turn(
+            f"detach {request.network.name}", partial(pasta.run, reservation), teardown, nursery
+        )
         result = parse_result(msgspec.json.encode(await pasta.result()))
         return Attachment(
             network=request.network,

@@ -16,11 +16,12 @@ from netconf import AttachmentArgs, NetworkList, Result
 from supervisor.errors import AttachmentError
 from supervisor.network.attachment import Attachment, NetworkRequest
 from supervisor.network.name_service import NameService
-from supervisor.network.netlink import Netlink, add_network_broadcast, link_exists, open_socket_in
+from supervisor.network.netlink import Netlink, open_socket_in
 from supervisor.network.plugins import PluginRunner, default_cni_path
 from supervisor.network.portmap import PortMaps, port_mappings
 from supervisor.network.ports import Reservation
 from supervisor.network.records import AttachmentRecord, Key, Records
+from supervisor.network.rtnetlink import add_network_broadcast, link_exists
 from supervisor.network.turns import Turns
 from supervisor.network.uplink import Uplink
 from supervisor.network.wishes import own_port_mapper, verify_wishes, with_capabilities, with_mtu

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -20,7 +19,7 @@ from supervisor.network.slirp import Slirp, SlirpEvent, SlirpRestarted, run_slir
 from supervisor.network.slirp_conf import decode_options
 from supervisor.network.wishes import with_address
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.teardown import Teardown
+from supervisor.teardown import Teardown, start_in_turn
 
 if TYPE_CHECKING:
     from supervisor.container import Container
@@ -60,25 +59,18 @@ class SlirpNetworks:
         if options.enable_ipv6:  # an address that is not tentative for a second or two
             settings = {f"net/ipv6/conf/{one}/accept_dad": "0" for one in ("all", request.ifname)}
             await self._sandbox.call("sysctl", netns=container.netns, settings=settings)
-        gone, scope = trio.Event(), trio.CancelScope()
-        slirp: Slirp = await nursery.start(
-            run_in_turn, scope, gone,
+        slirp: Slirp = await start_in_turn(
+            f"detach {request.network.name}",
             partial(
                 run_slirp, options, netns_path=self._sandbox.outer_path(container.netns),
                 userns_path=self._sandbox.userns_path, ifname=request.ifname, on_event=tell, persistent_tap=True,
                 mac=request.mac, api_socket=f"{self._sandbox.run_dir}/{container.id[:12]}-{request.ifname}.sock",
             ),
+            teardown, nursery, end=Slirp.end,
         )  # fmt: skip
-
-        scope.shield = True
-
-        async def detach() -> None:
-            slirp.end()
-            await gone.wait()
-
-        teardown.push(f"detach {request.network.name}", detach)
         if options.port_handler == "relay":
-            slirp.relay = await self._start_relay(container.netns, options.address, teardown, nursery)
+            slirp.relay = PortRelay(self._sandbox, container.netns, options.address)
+            await start_in_turn("end the port relay", slirp.relay.run, teardown, nursery)
         await slirp.publish_reserved(reservation)
         raw = msgspec.json.encode(slirp.result(container.netns))
         return Attachment(
@@ -90,35 +82,7 @@ class SlirpNetworks:
             teardown=teardown,
         )
 
-    async def _start_relay(
-        self, netns: str, address: str, teardown: Teardown, nursery: trio.Nursery
-    ) -> PortRelay:
-        relay, gone, scope = PortRelay(self._sandbox, netns, address), trio.Event(), trio.CancelScope()
-
-        async def end() -> None:
-            scope.cancel()
-            await gone.wait()
-
-        await nursery.start(run_in_turn, scope, gone, relay.run)
-        teardown.push("end the port relay", end)
-        return relay
-
     async def check(self, container_id: str, attachment: Attachment) -> None:
         """Raises: AttachmentError if slirp4netns does not run."""
         if attachment.slirp is not None and not attachment.slirp.pid:
             raise AttachmentError(f"network {attachment.network.name}: slirp4netns does not run")
-
-
-async def run_in_turn(
-    scope: trio.CancelScope,
-    gone: trio.Event,
-    run: Callable[..., Awaitable[None]],
-    *,
-    task_status: trio.TaskStatus[Any],
-) -> None:
-    """`scope` is shielded once `run` has started: it ends in its turn of the teardown, not when all is cancelled."""
-    try:
-        with scope:
-            await run(task_status=task_status)
-    finally:
-        gone.set()

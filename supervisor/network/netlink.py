@@ -4,24 +4,16 @@ The only file that imports pyroute2, and only when the first real question is as
 ms. pyroute2 is the codec alone (house trap 11: its own sockets bring an event loop); the socket is trio's,
 so every question can be cancelled.
 
-What to call when:
-- `link_exists(sock, ifname)` on the hot path, to verify that a DEL removed its interface: one ioctl,
-standard library only, below 0.1 ms, any socket of that netns will do. A slirp interface needs not even that:
-slirp4netns is reaped when its block is left, and the kernel has unregistered the interface before it lets
-the process go.
-- `Netlink` for everything else (bridges, addresses, routes, counters, changes); `await preload()` beforehand
-moves the import out of the first question.
+The import can be had out of the first question's way: `await preload()`. For what every container needs there is
+`rtnetlink`, which does without.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import ipaddress
 import os
 import socket
-import struct
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +26,6 @@ if TYPE_CHECKING:
     from supervisor.sandbox.sandbox import Sandbox
 
 NETLINK_GET_STRICT_CHK = 12
-_SIOCGIFINDEX = 0x8933
 _RECEIVE_BYTES = 1 << 16
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP, _NLM_F_EXCL, _NLM_F_CREATE = 0x01, 0x04, 0x300, 0x200, 0x400
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -91,44 +82,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str = ""
     link: int = 0
     priority: int = 0
-
-
-def link_exists(sock: socket.socket, ifname: str) -> bool:
-    """Is there an interface of that name in the netns of `sock`? Any kind of socket; does not block.
-
-    Raises: OSError if the kernel can't tell.
-    """
-    request = struct.pack("16s24x", os.fsencode(ifname)[:15])
-    try:
-        fcntl.ioctl(sock, _SIOCGIFINDEX, request)
-    except OSError as exc:
-        if exc.errno == errno.ENODEV:
-            return False
-        raise
-    return True
-
-
-def add_network_broadcast(sock: socket.socket, ifname: str, address: str) -> None:
-    """Make the network address of `address` (with prefix length) a broadcast one, as it was before Linux 5.14.
-
-    For a NETLINK_ROUTE socket; does not block. Nothing happens if it is one already.
-    Raises: OSError if the kernel refuses.
-    """
-    interface = ipaddress.IPv4Interface(address)
-    index = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(ifname)[:15]))[16:20]
-    # struct rtmsg: family, dst_len, src_len, tos, table local, protocol kernel, scope link, type broadcast, flags
-    route = struct.pack("=8BI", socket.AF_INET, 32, 0, 0, 255, 2, _RT_SCOPE_LINK, 3, 0)
-    for kind, value in (
-        (1, interface.network.network_address.packed),
-        (7, interface.ip.packed),
-        (4, index),
-    ):  # RTA_DST, RTA_PREFSRC, RTA_OIF
-        route += struct.pack("=HH4s", 8, kind, value)
-    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL
-    sock.send(struct.pack("=IHHII", 16 + len(route), _RTM_NEWROUTE, flags, 1, 0) + route)
-    number = -int.from_bytes(sock.recv(_RECEIVE_BYTES)[16:20], sys.byteorder, signed=True)
-    if number not in (0, errno.EEXIST):
-        raise OSError(number, os.strerror(number))
 
 
 async def preload() -> None:

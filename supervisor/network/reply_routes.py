@@ -7,33 +7,33 @@ its own.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import ipaddress
-import os
 import socket
 import struct
-import sys
 from collections.abc import Sequence
 
 import structlog
 
 from supervisor.network.attachment import Attachment
 from supervisor.network.netlink import open_socket_in
+from supervisor.network.rtnetlink import (
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_OIF,
+    RTA_TABLE,
+    RTM_NEWROUTE,
+    RTM_NEWRULE,
+    create,
+    link_index,
+)
 from supervisor.sandbox.sandbox import Sandbox
 
 log = structlog.get_logger()
 
 FIRST_TABLE = 100  # cni0's; the next ones are those of cni1, …
 
-_RTM_NEWROUTE, _RTM_NEWRULE = 24, 32
-_REQUEST_ACK_CREATE_EXCL = 0x1 | 0x4 | 0x400 | 0x200
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _FRA_SRC, _FRA_TABLE = 2, 15
 _FR_ACT_TO_TBL, _RTN_UNICAST, _RTPROT_BOOT, _SCOPE_UNIVERSE, _SCOPE_LINK = 1, 1, 3, 0, 253
-_SIOCGIFINDEX = 0x8933
-
-Attribute = tuple[int, bytes]
 
 
 async def route_replies(sandbox: Sandbox, netns: str, attachments: Sequence[Attachment]) -> None:
@@ -53,29 +53,17 @@ async def route_replies(sandbox: Sandbox, netns: str, attachments: Sequence[Atta
 def _add(sock: socket.socket, ifname: str, address: str, gateway: str, table: int) -> None:
     interface, via = ipaddress.ip_interface(address), ipaddress.ip_address(gateway)
     family, bits = (socket.AF_INET6, 128) if interface.version == 6 else (socket.AF_INET, 32)
-    oif = fcntl.ioctl(sock, _SIOCGIFINDEX, struct.pack("16s24x", os.fsencode(ifname)[:15]))[16:20]
+    oif = link_index(sock, ifname)
     number = struct.pack("=I", table)
     subnet = interface.network
     for destination, length, scope, attributes in (
         (subnet.network_address.packed, subnet.prefixlen, _SCOPE_LINK, []),
-        (b"", 0, _SCOPE_UNIVERSE, [(_RTA_GATEWAY, via.packed)]),
+        (b"", 0, _SCOPE_UNIVERSE, [(RTA_GATEWAY, via.packed)]),
     ):
         # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
         route = struct.pack("=8BI", family, length, 0, 0, 0, _RTPROT_BOOT, scope, _RTN_UNICAST, 0)
-        to = [(_RTA_DST, destination)] if destination else []
-        _ask(sock, _RTM_NEWROUTE, route, [*to, *attributes, (_RTA_OIF, oif), (_RTA_TABLE, number)])
+        to = [(RTA_DST, destination)] if destination else []
+        create(sock, RTM_NEWROUTE, route, [*to, *attributes, (RTA_OIF, oif), (RTA_TABLE, number)])
     # struct fib_rule_hdr: family, dst_len, src_len, tos, table, two reserved, action, flags
     rule = struct.pack("=8BI", family, 0, bits, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
-    _ask(sock, _RTM_NEWRULE, rule, [(_FRA_SRC, interface.ip.packed), (_FRA_TABLE, number)])
-
-
-def _ask(sock: socket.socket, kind: int, header: bytes, attributes: Sequence[Attribute]) -> None:
-    """One message and its answer; the kernel answers at once."""
-    body = header
-    for name, value in attributes:
-        padding = b"\0" * (-len(value) % 4)
-        body += struct.pack("=HH", 4 + len(value), name) + value + padding
-    sock.send(struct.pack("=IHHII", 16 + len(body), kind, _REQUEST_ACK_CREATE_EXCL, 1, 0) + body)
-    number = -int.from_bytes(sock.recv(4096)[16:20], sys.byteorder, signed=True)
-    if number not in (0, errno.EEXIST):
-        raise OSError(number, os.strerror(number))
+    create(sock, RTM_NEWRULE, rule, [(_FRA_SRC, interface.ip.packed), (_FRA_TABLE, number)])

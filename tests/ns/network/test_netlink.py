@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import trio
 
-from supervisor.network.netlink import Link, Netlink, NetlinkFailed, Route, link_exists, open_socket, preload
+from supervisor.network.netlink import Link, Netlink, NetlinkFailed, Route, open_socket, preload
+from supervisor.network.rtnetlink import link_exists
 
 OPEN_AND_PASS = """
 import array, socket, sys

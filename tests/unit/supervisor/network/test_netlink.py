@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.network.netlink import Netlink, NetlinkFailed, Route, link_exists, open_socket
+from supervisor.network.netlink import Netlink, NetlinkFailed, Route, open_socket
+from supervisor.network.rtnetlink import link_exists
 
 
 def test_link_exists_works_with_any_socket() -> None:

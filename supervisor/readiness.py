@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 LISTEN = "0A"  # TCP_LISTEN, as /proc/net/tcp has it
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.02, 0.5
-LINE_BYTES = 16384
+LINE_BYTES = 4096  # of a line are looked at: `.*word` takes a time that grows with the square of it
 DATAGRAM_BYTES = 4096
+NOTICE_PAUSE_SECONDS = 0.002
 
 
 class ReadyBy(StrEnum):
@@ -80,9 +81,9 @@ class LineWatcher:
         if self._done:
             return
         *lines, rest = (self._rest.get(stream, b"") + data).split(b"\n")
-        self._rest[stream] = rest[-LINE_BYTES:]
+        self._rest[stream] = rest[:LINE_BYTES]
         # an unfinished line counts as well: a prompt has no newline
-        if any(self._pattern.search(line.decode(errors="replace")) for line in (*lines, rest)):
+        if any(self._pattern.search(line[:LINE_BYTES].decode(errors="replace")) for line in (*lines, rest)):
             self._done = True
             self._found()
 
@@ -111,10 +112,14 @@ def is_listening(table: str, port: int) -> bool:
     return False
 
 
-async def wait_notified(listener: socket.socket) -> None:
-    """Until a datagram of sd_notify(3) says READY=1. The socket is read, and stays the caller's."""
+async def hear_notices(listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Call `ready` at each datagram of sd_notify(3) that says READY=1, for ever. The socket stays the caller's.
+
+    Who goes on to tell its status or its watchdog would hang if nobody read it; who tells too much is held up.
+    """
     receiver = trio.socket.from_stdlib_socket(listener)
     while True:
         datagram = await receiver.recv(DATAGRAM_BYTES)
         if b"READY=1" in datagram.split(b"\n"):
-            return
+            ready()
+        await trio.sleep(NOTICE_PAUSE_SECONDS)

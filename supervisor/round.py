@@ -53,7 +53,7 @@ class Round:
                 try:
                     started = await self._set_up(teardown, nursery)
                     self._container.round_started()
-                    self.vigil.begin(teardown, nursery)
+                    await self.vigil.begin(teardown, nursery)
                     self._end(await started.process.wait())
                 except Exception as exc:
                     failure = exc

@@ -11,9 +11,9 @@ import trio
 
 from supervisor.errors import SupervisorError
 from supervisor.health import Health, HealthStatus, OnFailure, ProbeResult, probe, watch
-from supervisor.readiness import LineWatcher, ReadyBy, wait_listening, wait_notified
+from supervisor.readiness import LineWatcher, ReadyBy, hear_notices, wait_listening
 from supervisor.spec import State
-from supervisor.teardown import Teardown
+from supervisor.teardown import Teardown, start_in_turn
 
 if TYPE_CHECKING:
     from supervisor.container import Container
@@ -33,7 +33,6 @@ class Vigil:
         self._container = container
         self._realm = realm
         self._listener: socket.socket | None = None
-        self._scope = trio.CancelScope()
         self._began: float | None = None
 
     async def set_up(self, teardown: Teardown) -> None:
@@ -60,7 +59,7 @@ class Vigil:
             teardown.push("close the notify socket", self._close_listener)
             self.notify_socket = path
 
-    def begin(self, teardown: Teardown, nursery: trio.Nursery) -> None:
+    async def begin(self, teardown: Teardown, nursery: trio.Nursery) -> None:
         """The program runs. The watching ends before anything else of the round does."""
         self._began = trio.current_time()
         ready = self._container.spec.ready
@@ -73,23 +72,14 @@ class Vigil:
             tasks.append(self._wait_ready)
         if not tasks:
             return
-        done = trio.Event()
 
-        async def run() -> None:
-            try:
-                with self._scope:
-                    async with trio.open_nursery() as inner:
-                        for task in tasks:
-                            inner.start_soon(task)
-            finally:
-                done.set()
+        async def watch_all(*, task_status: trio.TaskStatus[None]) -> None:
+            async with trio.open_nursery() as inner:
+                for task in tasks:
+                    inner.start_soon(task)
+                task_status.started()
 
-        async def end() -> None:
-            self._scope.cancel()
-            await done.wait()
-
-        teardown.push("end its checks", end)
-        nursery.start_soon(run)
+        await start_in_turn("end its checks", watch_all, teardown, nursery)
 
     async def check(self) -> ProbeResult:
         """One check now, beside those that are due. Raises: WrongState without a check, or unless it runs."""
@@ -140,10 +130,10 @@ class Vigil:
             if container.pid is None:
                 return
             await wait_listening(self._realm.sandbox, container.pid, ready.port)
+            self._set_ready()
         else:
             assert self._listener is not None
-            await wait_notified(self._listener)
-        self._set_ready()
+            await hear_notices(self._listener, self._set_ready)
 
     def _set_ready(self) -> None:
         if not self.ready:

@@ -66,8 +66,11 @@ def test_its_own_word(chain: Person) -> None:
         time.sleep(0.3)
         assert starting.poll() is None
         sender.sendto(b"MAINPID=1\nREADY=1\n", f"/proc/{pid}/root{path}")
-    starting.communicate(timeout=20)
-    assert starting.returncode == 0
+        starting.communicate(timeout=20)
+        assert starting.returncode == 0
+        sender.settimeout(10)
+        for _ in range(100):  # more than the socket's queue holds
+            sender.sendto(b"WATCHDOG=1\n", f"/proc/{pid}/root{path}")
 
 
 def test_one_that_ends_before_it_is_ready(chain: Person) -> None:

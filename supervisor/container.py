@@ -64,6 +64,7 @@ class Container:
         self.oom_killed = False  # the last round that has ended
         self.error: Exception | None = None
         self.limits = spec.limits
+        self.networks, self.ports_wanted = spec.networks, spec.ports  # of the rounds to come
         self.backoff = Backoff(spec.restart)
         self.streams = Streams(spec.stdio, spec.log_path, spec.log_options, keep_stdin=spec.keep_stdin)
         self._find_realm = find_realm

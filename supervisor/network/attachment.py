@@ -101,4 +101,4 @@ def number_interfaces(networks: Sequence[NetworkList]) -> tuple[NetworkRequest, 
 
 def uses_slirp_first(requests: Sequence[NetworkRequest]) -> bool:
     """Whether the container's netns should come with a tap named cni0."""
-    return bool(requests) and requests[0].network.plugins[0].type == "slirp"
+    return bool(requests) and requests[0].ifname == "cni0" and requests[0].network.plugins[0].type == "slirp"

@@ -54,11 +54,10 @@ class Membership:
                 teardown.push("let go of the network namespace", partial(sandbox.delete_netns, self.netns))
                 await sandbox.pin_netns(descriptor, self.netns)
             return
-        self.netns = await realm.netns_pool.take(tap=uses_slirp_first(spec.networks))
+        wanted, ports = self._container.networks, self._container.ports_wanted
+        self.netns = await realm.netns_pool.take(tap=uses_slirp_first(wanted))
         teardown.push("remove the network namespace", partial(sandbox.delete_netns, self.netns))
-        self.attachments = await realm.networks.attach(
-            self._container, spec.networks, spec.ports, teardown, nursery
-        )
+        self.attachments = await realm.networks.attach(self._container, wanted, ports, teardown, nursery)
         teardown.push("end its changes of networks", self._end_changes)
         if len(self.attachments) > 1:
             await route_replies(sandbox, self.netns, self.attachments)
@@ -76,7 +75,7 @@ class Membership:
         return self.netns
 
     async def connect(self, network: NetworkList, **wishes: Any) -> Attachment:
-        """Attach one more network, as the next cniN; `wishes` are fields of NetworkRequest.
+        """Attach one more network, as the next cniN, also in the rounds to come; `wishes` are fields of NetworkRequest.
 
         Raises: WrongState, AttachmentError, NetconfError; nothing has changed then.
         """
@@ -91,7 +90,10 @@ class Membership:
             added = Teardown()
             self._connected.append(added)
             assert self._nursery is not None
+            assert self.netns is not None
             try:
+                if uses_slirp_first((request,)):  # that of the netns went with what was cni0 before
+                    await self._realm.sandbox.new_tap(self.netns, request.ifname)
                 attached = await self._realm.networks.attach(
                     self._container, (request,), (), added, self._nursery
                 )
@@ -100,13 +102,17 @@ class Membership:
                     await added.run()
                 raise
             self.attachments += attached
-            if self.netns is not None and len(self.attachments) > 1:
+            self._container.networks += (request,)
+            if len(self.attachments) > 1:
                 await route_replies(self._realm.sandbox, self.netns, self.attachments)
             self._tell("connect", attached[0])
             return attached[0]
 
     async def disconnect(self, network: str) -> None:
-        """Take one of the networks away, with the ports that it publishes. Raises: WrongState, AttachmentError."""
+        """Take one of the networks away, with the ports that it publishes, also in the rounds to come.
+
+        Raises: WrongState, AttachmentError.
+        """
         async with self._changing:
             self._check_changeable()
             found = next((one for one in self.attachments if one.network.name == network), None)
@@ -116,7 +122,12 @@ class Membership:
                     cure=f"it is on: {', '.join(one.network.name for one in self.attachments) or 'none'}",
                 )
             with trio.CancelScope(shield=True):
+                if found is self.attachments[0]:
+                    self._container.ports_wanted = ()
                 self.attachments = tuple(one for one in self.attachments if one is not found)
+                self._container.networks = tuple(
+                    one for one in self._container.networks if one.ifname != found.ifname
+                )
                 await found.teardown.run()
                 if found.slirp is not None:
                     await self._realm.networks.remove_tap(self.netns, found.ifname)

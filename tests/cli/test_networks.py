@@ -384,6 +384,27 @@ def test_show_draws_what_runs(me: Person, own: Path, start: Start) -> None:
 # While it runs
 
 
+def test_networks_of_the_next_round(me: Person, own: Path, start: Start) -> None:
+    """What was connected and disconnected while it ran holds after `restart`, and until it is started anew."""
+    start("again", "--network=bridge", "--restart=always")
+    me.ctnr("net", "connect", "slirp:cidr=10.9.0.0/24", "again").ok  # noqa: B018
+    me.ctnr("restart", "-t", "0", "again").ok  # noqa: B018
+    assert "10.9.0.100" in inside(me, "again", "ip addr show cni1")
+    me.ctnr("net", "disconnect", "bridge", "again").ok  # noqa: B018
+    me.ctnr("restart", "-t", "0", "again").ok  # noqa: B018
+    seen = inside(me, "again", "ip addr")
+    assert "cni0" not in seen
+    assert "10.9.0.100" in seen
+    me.ctnr("net", "disconnect", "slirp", "again").ok  # noqa: B018
+    me.ctnr("net", "connect", "slirp:cidr=10.9.0.0/24", "again").ok  # noqa: B018
+    me.ctnr("restart", "-t", "0", "again").ok  # noqa: B018
+    assert "10.9.0.100" in inside(me, "again", "ip addr show cni0")
+    me.ctnr("stop", "-t", "0", "again").ok  # noqa: B018
+    me.ctnr("start", "again").ok  # noqa: B018
+    assert "10.2.0." in inside(me, "again", "ip addr show cni0")
+    me.ctnr("rm", "-f", "again").ok  # noqa: B018
+
+
 def test_connect_and_disconnect(me: Person, own: Path, start: Start, internet: Internet) -> None:
     start("a", "--network=bridge", "--ip=10.2.0.60")
     start("b", "--network=none")

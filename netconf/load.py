@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 import msgspec
 
@@ -82,6 +83,7 @@ def builtin_names() -> tuple[str, ...]:
     )
 
 
+@cache  # every run asks for all of them, and they change with the program only
 def load_builtin(name: str) -> NetworkList:
     """A network that comes with the program. Raises: NetworkNotFound."""
     if name not in builtin_names():

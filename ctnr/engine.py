@@ -240,7 +240,7 @@ class Engine:
             await container.restart(grace_seconds)
             return
         if container is not None:
-            await container.wait_gone()
+            await container.stop(grace_seconds)  # a program may ignore the signal that was to end it
         await self.ensure_running(self.records.get(record.id))
 
     def _turn(self, record: Record) -> trio.Lock:

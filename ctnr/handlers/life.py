@@ -167,7 +167,8 @@ async def remove(engine: Engine, request: requests.Remove, connection: Connectio
                 )
             container.cancel()
             await container.wait_gone()
-        await engine.remove(record)
+        if engine.records.find(record.id) is record:  # --rm has not removed it
+            await engine.remove(record)
         return True
 
     return await each(connection, request.containers, one)

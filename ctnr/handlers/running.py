@@ -140,20 +140,17 @@ async def exec_in(engine: Engine, request: requests.ExecIn, connection: Connecti
     """One more program in a running container; it ends with its client unless detached."""
     descriptors = connection.take_descriptors()
     try:
+        container = engine.running(engine.records.get(request.container))
         await _announce(request, connection)
         started = await engine.exec(request, _stdio(request, descriptors, tty=request.tty))
     finally:
         close_all(descriptors)
-    container = engine.live(engine.records.get(request.container))
-    if container is not None:
-        container.tell("exec_start", command=" ".join(request.args))
-    if request.detach:
-        if started.terminal is not None:
-            os.close(started.terminal)
-        return {"container": request.container}
     try:
+        container.tell("exec_start", command=" ".join(request.args))
+        if request.detach:
+            return {"container": request.container}
         answer = await _accompany_exec(started, connection, request.container)
-        if container is not None and isinstance(answer, Exited):
+        if isinstance(answer, Exited):
             container.tell("exec_die", status=answer.status)
         return answer
     except BaseException:
@@ -177,7 +174,8 @@ async def _accompany_exec(started: Started, connection: Connection, container: s
 async def attach(engine: Engine, request: requests.Attach, connection: Connection) -> Any:
     """Follow the output of a background container; with a terminal, or an open stdin, type into it as well.
 
-    `started` brings one descriptor to read from and, if there is something to type into, one more.
+    `started` brings one descriptor to read from and, if there is something to type into, one more. Who types into a
+    terminal leaves with it, also when the container is started again: its next terminal is another.
     """
     return await _join(engine, engine.records.get(request.container), connection, stdin=request.stdin)
 
@@ -185,22 +183,21 @@ async def attach(engine: Engine, request: requests.Attach, connection: Connectio
 async def _join(engine: Engine, record: Record, connection: Connection, *, stdin: bool) -> Any:
     close_all(connection.take_descriptors())
     container = engine.running(record)
-    output = container.streams.output.subscribe()
-    ends = [output]
-    into = container.streams.terminal if container.spec.stdio.tty else container.streams.stdin
-    if into is not None and stdin:
-        ends.append(into)
-    try:
-        await connection.send(
-            "started", tuple(ends), container=container.id, name=container.name, tty=container.spec.stdio.tty
-        )
-    finally:
-        os.close(output)
-    container.tell("attach")
-    if await _obey_until(container.wait_gone, connection, partial(_signal, container)):
+    tty = container.spec.stdio.tty
+    into = (container.streams.terminal if tty else container.streams.stdin) if stdin else None
+    end = container.wait_round if tty and into is not None else container.wait_gone
+    async with container.streams.output.copied() as output:
+        ends = (output,) if into is None else (output, into)
+        try:
+            await connection.send("started", ends, container=container.id, name=container.name, tty=tty)
+        finally:
+            os.close(output)
+        container.tell("attach")
+        detached = await _obey_until(end, connection, partial(_signal, container))
+    if detached:
         container.tell("detach")
         return {"container": container.id, "detached": True}
-    return Exited(await container.wait())
+    return Exited(container.status or 0)
 
 
 TABLE: dict[type[msgspec.Struct], Any] = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
@@ -22,11 +22,16 @@ class Output:
         self.watchers: list[Callable[[str, bytes], None]] = []
         self._readers: dict[trio.lowlevel.FdStream, None] = {}
 
-    def subscribe(self) -> int:
-        """The read end of a pipe that gets all output from now on; the caller closes it to unsubscribe."""
+    @asynccontextmanager
+    async def copied(self) -> AsyncIterator[int]:
+        """The read end of a pipe (the caller's) that gets all output as long as the block lasts."""
         read_end, write_end = os.pipe()
-        self._readers[trio.lowlevel.FdStream(write_end)] = None
-        return read_end
+        reader = trio.lowlevel.FdStream(write_end)
+        self._readers[reader] = None
+        try:
+            yield read_end
+        finally:
+            await self._drop(reader)
 
     async def pump(self, descriptor: int, stream: str) -> None:
         """Copy from `descriptor` (owned from here) until its end; a pty's hang-up (EIO) is an end."""

@@ -64,6 +64,27 @@ def test_kill_is_for_good(me: Person, names: list[str], signalled: str) -> None:
     assert me.ctnr("wait", "killed").ok.stdout in ("137\n", "0\n")
 
 
+def test_restart_after_a_signal_that_the_program_ignores(me: Person, names: list[str]) -> None:
+    """The kernel gives SIGTERM to no first process that has not asked for it: it was told to end, and has not."""
+    start(me, names, "deaf", "no", "while :; do sleep 0.05; done")
+    me.ctnr("kill", "-s", "TERM", "deaf").ok  # noqa: B018
+    me.ctnr("restart", "-t", "0", "deaf").ok  # noqa: B018
+    assert inspected(me, "deaf")["State"]["Status"] == "running"
+
+
+def test_who_types_into_a_terminal_leaves_with_it(me: Person, names: list[str]) -> None:
+    names.append("typed")
+    script = "while :; do echo on; sleep 0.05; done & read line; exit 7"
+    typed = ("run", "-dit", "--name=typed", "--restart=always", "--network=none", "demo")
+    me.ctnr(*typed, "sh", "-c", script).ok  # noqa: B018
+    with me.pty("attach", "typed") as pty:
+        pty.expect("on")
+        pty.line("end")
+        assert pty.wait() == 7
+    wait_for(me, "typed", restarts=1, status="running")
+    me.ctnr("stop", "-t", "0", "typed").ok  # noqa: B018
+
+
 def test_restart_by_hand(me: Person, names: list[str]) -> None:
     me.ctnr("run", "-d", "--name=again", "demo", "sh", "-c", "echo up; exec sleep 1000").ok  # noqa: B018
     names.append("again")

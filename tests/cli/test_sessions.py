@@ -19,6 +19,7 @@ def test_the_size_of_a_window_changes_for_exec_as_well(me: Person, names: list[s
         terminal.resize(50, 132)
         terminal.line("sleep 0.2; stty size")
         terminal.expect(r"50 132\s")
+        terminal.expect(r"/ # ")  # a ^D that comes before is lost
         terminal.ctrl("d")
         assert terminal.wait() == 0
 

@@ -1,8 +1,7 @@
 """Answers leave by the network that they were asked on, in containers that are on several (ip-rule(8), source routing).
 
-A container has one default route, by whichever network brought it last. What comes in by another one, through a
-published port for instance, would be answered on the wrong side. So each address of such a container gets a table of
-its own.
+A container has one default route, its first network's. What comes in by another one, through a published port for
+instance, would be answered on the wrong side. So each address of such a container gets a table of its own.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ async def delete_bundles(engine: Engine, request: requests.BundleDelete) -> list
 
 async def collect_bundles(engine: Engine) -> list[str]:
     """Remove bundles of containers that nobody knows any more."""
-    known = {record.bundle for record in engine.records.all()}
+    known = engine.records.bundles()
     stale = [name for name, file in engine.bundles.all().items() if not file.named and name not in known]
     removed = []
     for name in stale:

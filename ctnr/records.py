@@ -151,9 +151,15 @@ class Records:
 
     def of_host(self, hostname: str) -> list[Record]:
         """What services on a host of that name have written here: a container that shares the store is such a host."""
+        return [record for record in self._strangers() if record.owner.partition(":")[0] == hostname]
+
+    def bundles(self) -> set[str]:
+        """Names of the bundles that a container has, also those of other services' containers."""
+        return {record.bundle for record in (*self._load().values(), *self._strangers())}
+
+    def _strangers(self) -> list[Record]:
         strangers = set(os.listdir(self._root) if os.path.isdir(self._root) else ()) - self._load().keys()
-        found = [_read(f"{self._root}/{name}/container.json") for name in strangers]
-        return [record for record in found if record and record.owner.partition(":")[0] == hostname]
+        return [record for name in strangers if (record := _read(f"{self._root}/{name}/container.json"))]
 
     def _load(self) -> dict[str, Record]:
         # Read once: only this service writes its records.

@@ -108,8 +108,11 @@ class Records:
     def save(self, record: Record) -> None:
         """Write it; readers see the old one or the new one, never half of it. Raises: OSError."""
         path = f"{self.directory(record)}/container.json"
-        with open(f"{path}.new", "wb") as file:
-            file.write(_encode(record))
+        try:
+            with open(f"{path}.new", "wb") as file:
+                file.write(_encode(record))
+        except OSError as exc:  # a full disk is told without the file's name
+            raise OSError(exc.errno, exc.strerror, path) from None
         os.replace(f"{path}.new", path)
 
     def remove(self, record: Record) -> None:

@@ -26,9 +26,12 @@ def write(text: str | bytes, descriptor: int = 1) -> None:
     try:
         while data:
             data = data[os.write(descriptor, data) :]
-    except OSError:
-        if descriptor != 2:
+    except OSError as error:
+        if descriptor == 2:
+            return
+        if descriptor != 1 or isinstance(error, BrokenPipeError):
             raise
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def list_rows(

@@ -47,6 +47,12 @@ def test_words_that_are_none(me: Person) -> None:
     assert me.ctnr("ps", "-a", "-q").ok.stdout == ""
 
 
+def test_an_output_that_is_full(me: Person) -> None:
+    with open("/dev/full", "wb") as full, me.popen(["ctnr", "ps"], stdout=full) as process:
+        assert process.communicate()[1] == b"ctnr: standard output: No space left on device\n"
+        assert process.returncode == 125
+
+
 def test_commands_and_directories_in_volumes(me: Person) -> None:
     """In the foreground all of stderr counts: the runtime would write there, too."""
     volume = me.home / "volume"

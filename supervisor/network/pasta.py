@@ -7,7 +7,6 @@ container it is started again in the same netns, with the same ports; connection
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
@@ -25,7 +24,7 @@ from supervisor.network.pasta_conf import (
     find_program,
 )
 from supervisor.network.ports import PortMapping, Reservation
-from supervisor.network.slirp import Restarts
+from supervisor.network.restarts import Deaths, Restarts
 from supervisor.sandbox.capture import open_capture, read_capture
 from supervisor.sandbox.process import Process
 from supervisor.sandbox.sandbox import Sandbox
@@ -99,8 +98,7 @@ class Pasta:
 
         Raises: PastaError, also if it can't be kept running.
         """
-        deaths: deque[float] = deque()
-        restarts = Restarts()
+        deaths = Deaths(Restarts())
         try:
             with reservation:
                 for mapping in reservation.mappings:
@@ -111,13 +109,9 @@ class Pasta:
             while True:
                 assert self._process is not None
                 status = await self._process.wait()
-                now = trio.current_time()
-                deaths.append(now)
-                while deaths[0] < now - restarts.window_seconds:
-                    deaths.popleft()
-                if len(deaths) > restarts.limit:
-                    raise PastaError(f"pasta ended {len(deaths)} times, the last time with status {status}")
-                pause = restarts.pause(len(deaths))
+                pause = deaths.count()
+                if pause is None:
+                    raise PastaError(f"pasta ended {deaths}, the last time with status {status}")
                 log.warning("pasta_ended", ifname=self._ifname, status=status, restart_seconds=pause)
                 self._on_change("pasta_died", self._process.pid)
                 await trio.sleep(pause)

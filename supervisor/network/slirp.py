@@ -12,10 +12,8 @@ with the same MAC address and published ports; too many deaths in a row end the 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +25,7 @@ from supervisor.groups import bare_errors
 from supervisor.network import slirp_api
 from supervisor.network.port_relay import PortRelay
 from supervisor.network.ports import PortMapping, PortTaken, Reservation, reserve_ports
+from supervisor.network.restarts import Deaths, Restarts
 from supervisor.network.slirp_conf import (
     Program,
     SlirpOptions,
@@ -66,19 +65,6 @@ class SlirpRestarted(msgspec.Struct, frozen=True, kw_only=True, tag="slirp_resta
 
 
 SlirpEvent = SlirpEnded | SlirpRestarted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restarts:
-    """At most `limit` restarts within `window_seconds`; the pause before them doubles from first to last."""
-
-    limit: int = 5
-    window_seconds: float = 60.0
-    first_seconds: float = 0.02
-    last_seconds: float = 2.0
-
-    def pause(self, number: int) -> float:
-        return min(self.last_seconds, self.first_seconds * 2.0 ** (number - 1))
 
 
 @asynccontextmanager
@@ -393,7 +379,7 @@ class Slirp:
         )
 
     async def _watch(self, restarts: Restarts, tell: Callable[[SlirpEvent], object]) -> None:
-        deaths: deque[float] = deque()
+        deaths = Deaths(restarts)
         while True:
             process = self._process
             assert process is not None
@@ -403,7 +389,7 @@ class Slirp:
             reason = f"{describe_status(status)} {tidy(process.stderr())}".rstrip()
             seen = trio.current_time()
             async with self._lock:
-                await self._restart(process, reason, deaths, restarts, tell)
+                await self._restart(process, reason, deaths, tell)
                 lost = await self._publish_again()
             if self._ending:
                 return
@@ -418,24 +404,18 @@ class Slirp:
         self,
         dead: SlirpProcess,
         reason: str,
-        deaths: deque[float],
-        restarts: Restarts,
+        deaths: Deaths,
         tell: Callable[[SlirpEvent], object],
     ) -> None:
         """Until it runs again. A start that fails counts as one more death."""
         pid = dead.pid
         await dead.end()
         while not self._ending:
-            now = trio.current_time()
-            deaths.append(now)
-            while deaths[0] < now - restarts.window_seconds:
-                deaths.popleft()
+            pause = deaths.count()
             if not os.path.exists(self._netns_path):
                 raise SlirpError(f"slirp4netns ended ({reason}), and so has its netns {self._netns_path}")
-            if len(deaths) > restarts.limit:
-                times = f"{len(deaths)} times within {restarts.window_seconds:g} s"
-                raise SlirpError(f"slirp4netns ended {times}, the last time with {reason}")
-            pause = restarts.pause(len(deaths))
+            if pause is None:
+                raise SlirpError(f"slirp4netns ended {deaths}, the last time with {reason}")
             tell(SlirpEnded(ifname=self.ifname, pid=pid, reason=reason, restart_seconds=pause))
             await trio.sleep(pause)
             try:

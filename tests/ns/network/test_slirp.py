@@ -19,7 +19,8 @@ import trio
 
 from supervisor.errors import SlirpError
 from supervisor.network.ports import PortTaken, parse_ports, reserve_ports
-from supervisor.network.slirp import Restarts, SlirpEnded, SlirpEvent, SlirpRestarted, open_slirp
+from supervisor.network.restarts import Restarts
+from supervisor.network.slirp import SlirpEnded, SlirpEvent, SlirpRestarted, open_slirp
 from supervisor.network.slirp_conf import SlirpConfError, SlirpOptions, ipv6_address, ipv6_sysctl_argv
 from tests.ns.network.conftest import pinned_netns, until
 

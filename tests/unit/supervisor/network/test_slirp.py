@@ -6,13 +6,15 @@ import os
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.errors import SlirpError
 from supervisor.network import slirp_api
 from supervisor.network.ports import parse_ports
-from supervisor.network.slirp import Restarts
+from supervisor.network.restarts import Deaths, Restarts
 from supervisor.network.slirp_conf import (
     STDERR_BYTES,
     Program,
@@ -207,6 +209,14 @@ def test_stderr_is_bounded() -> None:
 def test_pauses_double() -> None:
     restarts = Restarts(first_seconds=0.1, last_seconds=0.5)
     assert [restarts.pause(number) for number in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.5]
+
+
+async def test_deaths_count_within_the_window(autojump_clock: trio.testing.MockClock) -> None:
+    deaths = Deaths(Restarts(limit=2, window_seconds=10, first_seconds=1))
+    assert [deaths.count(), deaths.count(), deaths.count()] == [1, 2, None]
+    assert str(deaths) == "3 times within 10 s"
+    await trio.sleep(11)
+    assert deaths.count() == 1
 
 
 def test_api_replies() -> None:

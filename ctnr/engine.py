@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -10,34 +9,26 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 import trio
 
 from ctnr import __version__, describe, inspection, requests
 from ctnr.assembly import Assembly
-from ctnr.bundles.health import check_health
-from ctnr.bundles.log_options import check_log_options
 from ctnr.bundles.names import check_names
-from ctnr.bundles.namespaces import check_namespaces
-from ctnr.bundles.resources import build_limits
-from ctnr.bundles.store import Bundle, BundleStore, new_file
-from ctnr.dependencies import parse_dependency
+from ctnr.bundles.store import Bundle, BundleStore
+from ctnr.creation import create
 from ctnr.images.progress import Report
 from ctnr.images.store import ImageStore
 from ctnr.images.view import Image
 from ctnr.name_servers import rewrite_for
 from ctnr.networks import Chosen, choose_networks, for_plugins, load_wished
 from ctnr.order import start_dependencies
-from ctnr.ports import choose_ports
 from ctnr.records import Record, Records, labels_of
 from netconf import search_path
 from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
 from supervisor.events import describe_event
 from supervisor.network.attachment import Attachment
-from supervisor.readiness import parse_ready
-from supervisor.restart import Restart, RestartPolicy, parse_restart_policy
 from supervisor.runtime.oci import Started
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
@@ -67,7 +58,7 @@ class Engine:
         self.started_at = time.time()
         self.settled = trio.Event()  # what is to run whenever the service does has been started
         self._turns: dict[str, trio.Lock] = {}
-        self._assembly = Assembly(store_dir, privileged=supervisor.privileged)
+        self.assembly = Assembly(store_dir, privileged=supervisor.privileged)
 
     @property
     def is_idle(self) -> bool:
@@ -78,105 +69,7 @@ class Engine:
 
     async def create(self, request: requests.Run, report: Report) -> Record:
         """Image, bundle and record of a container; nothing runs yet. Raises: SupervisorError, OSError."""
-        self._check(request)
-        image = await self._image_of(request, report)
-        process = self._assembly.config(image).config
-        await self._make_room(request)
-        record = self.records.new(
-            request.name or request.bundle,
-            image=request.image or (image.names[0] if image.names else image.id),
-            image_id=image.id,
-            command=(*(request.entrypoint if request.entrypoint is not None else process.entrypoint or ()),
-                     *(request.args or process.cmd or ())),
-            bundle=request.bundle or "",
-            request=request,
-        )  # fmt: skip
-        try:
-            bundle = self.bundles.open(record.bundle)
-            try:
-                await self._fill(bundle, image, request)
-            finally:
-                bundle.close()
-        except BaseException:
-            self.records.remove(record)
-            if record.bundle == record.id:  # nothing has run in it
-                shutil.rmtree(f"{self.bundles.root}/{record.bundle}", ignore_errors=True)
-            raise
-        self.tell("create", record)
-        return record
-
-    def _check(self, request: requests.Run) -> None:
-        """What is wrong is told before an image is fetched. Raises: SupervisorError, NetconfError."""
-        build_limits(request.limits)
-        rootless = request.rootless or not self.supervisor.privileged
-        choose_ports(request, self._networks(request), rootless=rootless)
-        check_names(request.name, request.hostname)
-        check_log_options(request)
-        check_namespaces(request)
-        check_health(request.health)
-        if request.ready is not None:
-            parse_ready(request.ready)
-        for text in request.depends_on:
-            parse_dependency(text)
-        check_restart(request, request.restart)
-
-    async def _make_room(self, request: requests.Run) -> None:
-        """The same command can be typed again: what has the name and has ended is waited for (its clean-up goes on when
-        its client has its status), and forgotten if a bundle gave the name. What it wrote stays in the bundle."""
-        name = request.name or request.bundle
-        last = self.records.named(name) if name else None
-        if last is None:
-            return
-        container = self.live(last)
-        if request.replace and container is not None:
-            self.unwant(last)
-            container.cancel()
-            await container.wait_gone()
-        elif container is not None and container.has_ended:
-            await container.wait_gone()
-        if request.replace:
-            if self.records.named(last.name) is last:  # --rm has not removed it
-                await self.remove(last)
-            return
-        ended = self.live(last) is None and not self.bundles.is_busy(last.bundle)
-        if ended and last.bundle == request.bundle == name:
-            self._forget(last)
-
-    async def _image_of(self, request: requests.Run, report: Report) -> Image:
-        if request.image is not None:
-            return await self.pull(
-                request.image, policy=request.image_policy, mode=request.pull, platform=request.platform,
-                environ=request.environ, report=report,
-            )  # fmt: skip
-        file = self.bundles.all().get(request.bundle or "")
-        if file is None:
-            raise NotFound(
-                f"no image is given, and no bundle has the name {request.bundle}",
-                cure="ctnr bundle list, or ctnr run -b NAME IMAGE makes one",
-            )
-        return self.images.get(file.image_id)
-
-    async def _fill(self, bundle: Bundle, image: Image, request: requests.Run) -> None:
-        """A named bundle is used as it is, unless --update is given and image or configuration have changed."""
-        shape = {
-            "image": image.id,
-            "user": request.user,
-            "entrypoint": request.entrypoint,
-            "env": request.env,
-        }
-        configuration = hashlib.sha256(msgspec.json.encode(shape)).hexdigest()
-        file = bundle.file
-        if file is not None and file.image_id != image.id and not request.update:
-            raise SupervisorError(
-                f"bundle {bundle.name} was made from another image ({file.image})",
-                cure="add --update to make it anew",
-            )
-        if file is not None and (not request.update or file.configuration == configuration):
-            return
-        if file is not None:
-            await self.bundles.empty(bundle, await self.sandbox(request.rootless))
-        named = request.bundle is not None
-        bundle.save(new_file(image.id, request.image or image.id, configuration, named=named))
+        return await create(self, request, report)
 
     async def start(
         self, record: Record, stdio: Stdio, *, background: bool | None = None, resumed: bool = False
@@ -191,12 +84,12 @@ class Engine:
         if image is None:
             raise NotFound(f"the image of container {record.name} is gone", cure=f"ctnr pull {record.image}")
         await start_dependencies(self, record)
-        chosen = self._networks(request)
+        chosen = self.networks_of(request)
         shares = self.running(self.records.get(chosen.container)) if chosen.container is not None else None
         with self.images.layers.keep_in_place():
             bundle = self.bundles.open(record.bundle)
         try:
-            spec = self._assembly.spec(
+            spec = self.assembly.spec(
                 record, image, bundle, stdio, chosen=chosen, shares=shares,
                 log_path=self.records.log_path(record) if background else None,
                 finish=partial(self._finish, record, bundle),
@@ -253,7 +146,7 @@ class Engine:
         record.error = str(container.error) if container.error is not None else None
         output = container.streams.output.log
         record.log_lost = output.lost.strerror if output is not None and output.lost is not None else None
-        self._assembly.forget(record)
+        self.assembly.forget(record)
         bundle.close()
         if record.request.remove:
             await self.remove(record)
@@ -296,9 +189,9 @@ class Engine:
                         shutil.rmtree(bundle.directory)
                 finally:
                     bundle.close()
-        self._forget(record)
+        self.forget(record)
 
-    def _forget(self, record: Record) -> None:
+    def forget(self, record: Record) -> None:
         self._turns.pop(record.id, None)
         self.records.remove(record)
         self.tell("destroy", record)
@@ -336,7 +229,7 @@ class Engine:
         image = self.images.load(record.image_id)
         return inspection.inspect(
             record, self.live(record), log_path=self.records.log_path(record),
-            config=self._assembly.config(image) if image is not None else None,
+            config=self.assembly.config(image) if image is not None else None,
         )  # fmt: skip
 
     async def size(self, record: Record) -> int:
@@ -382,7 +275,7 @@ class Engine:
 
     # Networks
 
-    def _networks(self, request: requests.Run) -> Chosen:
+    def networks_of(self, request: requests.Run) -> Chosen:
         """What a request's networks come to. Raises: NetconfError, SupervisorError."""
         environ = caller_environment(request.environ)
         default = "default" if self.supervisor.privileged and not request.rootless else "slirp"
@@ -442,17 +335,6 @@ def check_runtime_dir(path: str) -> None:
             f"runtime directory {path}: longer than {RUNTIME_DIR_BYTES_MAX} bytes, too long for sockets in it",
             cure="set CTNR_RUNTIME_DIR to a shorter path",
         )
-
-
-def check_restart(request: requests.Run, text: str) -> RestartPolicy:
-    """The policy that the text tells, for that container. Raises: SupervisorError."""
-    policy = parse_restart_policy(text)
-    if policy.when is not Restart.NO and request.remove:
-        raise SupervisorError(
-            f"--rm and --restart={text}: what is to be started again can't be removed",
-            cure="leave out one of the two",
-        )
-    return policy
 
 
 def caller_environment(of_caller: Mapping[str, str]) -> dict[str, str]:

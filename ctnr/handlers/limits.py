@@ -8,7 +8,8 @@ import msgspec
 
 from ctnr import requests
 from ctnr.bundles.resources import build_limits, merge
-from ctnr.engine import Engine, check_restart
+from ctnr.creation import check_restart
+from ctnr.engine import Engine
 from ctnr.handlers.life import each
 from supervisor.service.server import Connection
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -74,14 +75,11 @@ async def start_in_turn(
     async def live(*, task_status: trio.TaskStatus[Any]) -> None:
         try:
             with scope:
-                await run(task_status=task_status)
+                await run(task_status=_Shielding(scope, task_status))
         finally:
             gone.set()
 
     started = await nursery.start(live)
-    scope.shield = (
-        True  # not before: a shielded task that was cancelled before it has started would never end
-    )
 
     async def finish() -> None:
         if end is not None:
@@ -92,3 +90,17 @@ async def start_in_turn(
 
     teardown.push(step, finish)
     return started
+
+
+class _Shielding:
+    """A trio.TaskStatus that shields the task from the moment on in which it has started: nothing comes between."""
+
+    def __init__(self, scope: trio.CancelScope, status: trio.TaskStatus[Any]) -> None:
+        self._scope, self._status = scope, status
+
+    def started(self, value: Any = None) -> None:
+        if (
+            trio.current_effective_deadline() > -math.inf
+        ):  # else its start is cancelled, and it would never end
+            self._scope.shield = True
+        self._status.started(value)

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from supervisor.errors import StepTimeout
-from supervisor.teardown import Teardown
+from supervisor.teardown import Teardown, start_in_turn
 
 
 class Steps:
@@ -61,3 +61,44 @@ async def test_a_step_that_hangs_is_told_and_not_tried_again(autojump_clock: tri
         await teardown.run()
     assert steps.ran == ["first"]
     assert trio.current_time() < 6
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_task_in_turn_outlives_what_is_cancelled_around_it(
+    steps: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """From the step on in which it has started; before, its start can be cancelled."""
+    told: list[str] = []
+
+    async def run(*, task_status: trio.TaskStatus[str]) -> None:
+        told.append("begun")
+        try:
+            await trio.lowlevel.checkpoint()
+            task_status.started("value")
+            told.append("started")
+            await trio.sleep_forever()
+        finally:
+            told.append("ended")
+
+    async def cancel(scope: trio.CancelScope) -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    teardown, before = Teardown(), []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel, nursery.cancel_scope)
+        try:
+            assert await start_in_turn("end it", run, teardown, nursery) == "value"
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+                before = list(told)
+                await teardown.run()
+    if "started" in before:
+        assert before == ["begun", "started"]
+        assert told == ["begun", "started", "ended"]
+    else:
+        assert steps < 4
+        assert told in ([], ["begun", "ended"])

@@ -1,4 +1,4 @@
-"""One Run request from image to exit status: the way through the house on one page."""
+"""Stores and supervisor put together: containers from their record to their end, and what is asked of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _OURS: Mapping[str, str] = {}
 
 
 class Engine:
-    """Stores and supervisor put together; what the handlers call."""
+    """What the handlers call, and programs through `ctnr.embedded`."""
 
     def __init__(self, store_dir: str, supervisor: Supervisor, *, runtime_dir: str) -> None:
         self.store_dir = store_dir

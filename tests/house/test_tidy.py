@@ -103,6 +103,20 @@ def test_links_in_documents_lead_somewhere() -> None:
     assert not broken
 
 
+def test_every_document_is_in_the_index() -> None:
+    index = (ROOT / "docs/index.md").read_text()
+    documents = {path.name for path in committed() if path.parent == ROOT / "docs" and path.suffix == ".md"}
+    assert [name for name in sorted(documents - {"index.md"}) if f"]({name})" not in index] == []
+
+
+def test_places_in_the_architecture_exist() -> None:
+    """Files and folders that stand in backquotes with a slash."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`((?:ctnr|supervisor|netconf|tests)/[\w/.]+)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_make_targets_in_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {

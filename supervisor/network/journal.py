@@ -88,11 +88,17 @@ def _remove_if_empty(path: str) -> None:
 
 
 def _clear_state() -> None:
-    """The last one takes away what all shared. Nothing fails for it: whoever comes next is the last one again."""
-    with suppress(OSError), _state_locked():
-        if not os.listdir(JOURNAL_DIR):
-            shutil.rmtree(JOURNAL_DIR)
-            shutil.rmtree(LEASE_DIR, ignore_errors=True)
+    """The last one takes away what all shared; tried twice, as every undo is.
+
+    Nothing fails for it: whoever comes next is the last one again.
+    """
+    for _ in range(2):
+        with suppress(OSError):
+            with _state_locked():
+                if not os.listdir(JOURNAL_DIR):
+                    shutil.rmtree(JOURNAL_DIR)
+                    shutil.rmtree(LEASE_DIR, ignore_errors=True)
+            break
     with suppress(OSError):
         os.rmdir(STATE_DIR)  # unless it is the service's runtime directory too
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -341,15 +341,17 @@ async def open_sandbox(run_dir: str, *, rootless: bool) -> AsyncIterator[Sandbox
     finally:
         channel.end()
         os.close(stderr)
-        with trio.CancelScope(shield=True):
-            await _reap(starter.pid, starter)
-            if channel.init_pid is None:  # cancelled before its starter's message was read
-                await channel.drain()
-            if channel.init_pid is not None:
-                await _reap(channel.init_pid, None)
-        channel.close()
-        if sandbox is not None:
-            sandbox.on_gone()
+        try:
+            with trio.CancelScope(shield=True):
+                await _reap(starter.pid, starter)
+                if channel.init_pid is None:  # cancelled before its starter's message was read
+                    await channel.drain()
+                if channel.init_pid is not None:
+                    await _reap(channel.init_pid, None)
+        finally:
+            channel.close()
+            if sandbox is not None:
+                sandbox.on_gone()
 
 
 async def _receive(channel: Channel, sandbox: Sandbox, scope: trio.CancelScope) -> None:
@@ -406,6 +408,11 @@ async def _reap(pid: int, process: subprocess.Popen[bytes] | None) -> None:
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
+        return
+    except OSError:  # no descriptor is left: it has to be waited for all the same
+        with suppress(ChildProcessError):
+            while not (process.poll() is not None if process else os.waitpid(pid, os.WNOHANG)[0]):  # noqa: ASYNC110, ASYNC222
+                await trio.sleep(0.01)
         return
     try:
         await trio.lowlevel.wait_readable(pidfd)

@@ -6,10 +6,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.world.people import Person
+from tests.world.registry import Registry
 
 OPTIONS = ("-d", "--network=none", "--stop-timeout=1")
 
@@ -145,3 +147,17 @@ def test_the_service_ends_them_gracefully(newcomer: Person) -> None:
         time.sleep(0.02)
     assert newcomer.ctnr("logs", "polite").ok.stdout == "up\nbye\n"
     newcomer.ctnr("rm", "polite").ok  # noqa: B018
+
+
+def test_the_readme_is_true(as_user: Person, registry: Registry, busybox_image: Path) -> None:
+    for name in ("busybox", "alpine"):
+        registry.push(busybox_image, f"library/{name}:latest")
+    (as_user.home / "site").mkdir()
+    (as_user.home / "site/index.html").write_text("hello\n")
+    blocks = (Path(__file__).parents[2] / "README.md").read_text().split("```")
+    block = next(block for block in blocks if "--ready=health" in block).replace("\\\n", "")
+    for line in block.strip().splitlines():
+        if "events" not in line:  # which goes on until Ctrl-C
+            as_user.run(["sh", "-c", line.removeprefix("$ ")], seconds=20).ok  # noqa: B018
+    assert as_user.ctnr("inspect", "-f", "{{.State.Health.Status}}", "api").ok.stdout == "healthy\n"
+    as_user.ctnr("rm", "-f", "shop", "api").ok  # noqa: B018

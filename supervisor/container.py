@@ -14,7 +14,7 @@ import trio
 
 from supervisor.cgroups.limits import Limits
 from supervisor.confinement import Confinement
-from supervisor.errors import WrongState
+from supervisor.errors import SupervisorError, WrongState
 from supervisor.events import describe_event
 from supervisor.exec import Exec, open_exec, run_exec
 from supervisor.groups import single_error
@@ -505,7 +505,13 @@ class Container:
                 started = await self._realm.runtime.exec(self.id, directory, process, stdio, joins)
         finally:
             with trio.CancelScope(shield=True):
-                await sandbox.remove_tree(directory)
+                try:
+                    await sandbox.remove_tree(directory)
+                except (
+                    SupervisorError,
+                    OSError,
+                ) as exc:  # it goes with the container's; what has started is kept
+                    log.info("exec_directory_left", path=directory, error=str(exc))
         if started.terminal is not None:
             set_size(started.terminal, stdio.rows, stdio.columns)
         return started

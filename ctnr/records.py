@@ -16,6 +16,7 @@ import msgspec
 from ctnr.requests import Run
 from netconf.decode import UNREADABLE
 from supervisor.errors import NameInUse, NotFound, SupervisorError
+from supervisor.lock import locked
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -86,8 +87,10 @@ class Records:
         record.bundle = record.bundle or record.id
         known[record.id] = record
         try:
-            os.makedirs(self.directory(record), 0o700)
-            self.save(record)
+            os.makedirs(self._root, 0o700, exist_ok=True)
+            with locked(self._root):  # see _remove_bare
+                os.mkdir(self.directory(record), 0o700)
+                self.save(record)
         except BaseException:
             self.remove(record)
             raise
@@ -173,7 +176,27 @@ class Records:
                     record = _read(f"{self._root}/{name}/container.json")
                     if record is not None and record.owner == self.owner:
                         self._records[record.id] = record
+                self._remove_bare()
         return self._records
+
+    def _remove_bare(self) -> None:
+        """Remove directories without a record: whoever was making or removing them, on whichever service, was killed.
+
+        A service that is about to write a record holds the lock.
+        """
+        bare = [name for name in os.listdir(self._root) if _is_bare(f"{self._root}/{name}")]
+        if bare:
+            with suppress(OSError), locked(self._root):
+                for name in bare:
+                    if _is_bare(f"{self._root}/{name}"):
+                        shutil.rmtree(f"{self._root}/{name}", ignore_errors=True)
+
+
+def _is_bare(directory: str) -> bool:
+    try:
+        return "container.json" not in os.listdir(directory)
+    except OSError:
+        return False  # gone, no directory, or another user's
 
 
 def _read(path: str) -> Record | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def try_lock(directory: str) -> int | None:
@@ -21,3 +23,14 @@ def try_lock(directory: str) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def locked(directory: str) -> Iterator[None]:
+    """With the lock for as long as the block lasts, which is short: others wait for it. Raises: OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

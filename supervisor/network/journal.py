@@ -6,7 +6,6 @@ whose lock is free belongs to one that died: each attachment in it gets its DEL,
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from supervisor.lock import try_lock
+from supervisor.lock import locked, try_lock
 from supervisor.network.garbage import Collected, release
 from supervisor.network.records import AttachmentRecord, Records
 
@@ -106,9 +105,5 @@ def _clear_state() -> None:
 @contextmanager
 def _state_locked() -> Iterator[None]:
     os.makedirs(STATE_DIR, 0o700, exist_ok=True)
-    descriptor = os.open(STATE_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(STATE_DIR):
         yield
-    finally:
-        os.close(descriptor)

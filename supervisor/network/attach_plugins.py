@@ -22,6 +22,7 @@ from supervisor.network.portmap import PortMaps, port_mappings
 from supervisor.network.ports import Reservation
 from supervisor.network.records import AttachmentRecord, Key, Records
 from supervisor.network.rtnetlink import add_network_broadcast, link_exists
+from supervisor.network.stale import delete_attachment
 from supervisor.network.turns import Turns
 from supervisor.network.uplink import Uplink
 from supervisor.network.wishes import own_port_mapper, verify_wishes, with_capabilities, with_mtu
@@ -132,11 +133,11 @@ class PluginNetworks:
     async def detach(self, record: AttachmentRecord) -> None:
         """DEL, and a look whether it is true. The record stays until it is.
 
-        Raises: ExceptionGroup of PluginError, AttachmentError if a link of the attachment is still there.
+        Raises: ExceptionGroup of PluginError, OSError, AttachmentError if a link of the attachment is still there.
         """
         record = self.records.load(*record.key) or record
         try:
-            await self.runner.undo_add(record.network, record.args, record.result)
+            await delete_attachment(self, record)
             await self.verify_gone(record)
             self.records.remove(*record.key)
         finally:

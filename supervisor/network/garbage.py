@@ -7,10 +7,7 @@ the leases are taken back that no attachment has (host-local leaves an empty one
 
 from __future__ import annotations
 
-import ipaddress
-import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,15 +15,13 @@ import structlog
 
 from netconf import NetworkList
 from supervisor.network.records import AttachmentRecord, Key, Records
-from supervisor.sandbox.sandbox import Sandbox
+from supervisor.network.stale import delete_stale, leases
 
 if TYPE_CHECKING:
     from supervisor.network.attach_plugins import PluginNetworks
     from supervisor.network.journal import Journal
 
 log = structlog.get_logger()
-
-_NO_RULE = ("does not exist", "No chain/target/match by that name")  # iptables' words, nft's and legacy's
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,41 +81,6 @@ async def release(networks: PluginNetworks, records: Records, record: Attachment
     return told
 
 
-async def delete_stale(networks: PluginNetworks, record: AttachmentRecord) -> None:
-    """DEL for an attachment whose container and netns are gone. Raises: ExceptionGroup, AttachmentError, OSError.
-
-    bridge and ptp look up the addresses, whose iptables rules they remove, on the interface in the netns: so they get
-    a netns with such an interface. If an earlier DEL has come that far, they fail as those rules are no longer there;
-    then they get one without addresses. After an ADD that was killed, the lease tells the address.
-    """
-    if record.result is not None:
-        addresses = [ip.address for ip in record.result.container_ips()]
-    else:
-        leases = _leases(networks.sandbox, networks.lease_dir)
-        addresses = [address for _, address, key, _ in leases if key == record.key]
-    try:
-        await _delete(networks, record, addresses)
-    except ExceptionGroup as group:
-        if not addresses or not any(text in str(error) for text in _NO_RULE for error in group.exceptions):
-            raise
-        await _delete(networks, record, [])
-    await networks.verify_gone(record)
-    await networks.remove_unused_bridge(record)
-
-
-async def _delete(networks: PluginNetworks, record: AttachmentRecord, addresses: Sequence[str]) -> None:
-    sandbox = networks.sandbox
-    netns = f"{sandbox.run_dir}/netns/stale"
-    args = msgspec.structs.replace(record.args, netns=netns)
-    try:
-        await sandbox.new_netns(netns, tap=args.ifname)
-        for address in addresses:
-            await sandbox.run(["ip", "address", "add", address, "dev", args.ifname], netns=netns)
-        await networks.runner.del_network(record.network, args, record.result)
-    finally:
-        await sandbox.delete_netns(netns)
-
-
 async def _ask_plugins(
     networks: PluginNetworks, network: NetworkList, valid: list[Key], cni_path: Sequence[str]
 ) -> list[Collected]:
@@ -132,7 +92,7 @@ async def _ask_plugins(
 
 
 async def _release_leases(networks: PluginNetworks, kept: set[Key]) -> AsyncIterator[Collected]:
-    for network, address, key, path in list(_leases(networks.sandbox, networks.lease_dir)):
+    for network, address, key, path in list(leases(networks.sandbox, networks.lease_dir)):
         if key not in kept:
             told = Collected(network=network, address=address)
             try:
@@ -140,22 +100,3 @@ async def _release_leases(networks: PluginNetworks, kept: set[Key]) -> AsyncIter
             except Exception as exc:
                 told = msgspec.structs.replace(told, error=str(exc))
             yield told
-
-
-def _leases(sandbox: Sandbox, lease_dir: str) -> Iterator[tuple[str, str, Key, str]]:
-    """host-local's books: network, address, holder, path in the sandbox. A lease is a file named by its address."""
-    outside = sandbox.outer_path(lease_dir)
-    for network in _entries(outside):
-        for name in _entries(f"{outside}/{network}"):
-            with suppress(ValueError, FileNotFoundError):
-                ipaddress.ip_address(name)
-                with open(f"{outside}/{network}/{name}", encoding="ascii", errors="replace") as file:
-                    container_id, _, ifname = file.read(1024).partition("\n")
-                yield network, name, (container_id.strip(), ifname.strip()), f"{lease_dir}/{network}/{name}"
-
-
-def _entries(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -177,20 +177,20 @@ class PluginRunner:
                 f"network {network.name}: DEL", delete, reversed(list(enumerate(network.plugins)))
             )
 
-    async def undo_add(self, network: NetworkList, args: AttachmentArgs, result: Result | None) -> None:
-        """DEL after an ADD that may have failed (then `result` is None), and once more if that failed.
+    async def undo_add(self, network: NetworkList, args: AttachmentArgs, result: Result | None) -> bool:
+        """DEL after an ADD that may have failed (then `result` is None). If that fails, once more; True then.
 
-        After an ADD that was killed, bridge misses firewall rules that were not made yet, and says so when all else is
-        undone: a second DEL finds the interface gone, and with it no reason to look for its rules.
         Raises: as `del_network`.
         """
         try:
             await self.del_network(network, args, result)
         except ExceptionGroup as group:
             # ADD looks for all plugins before it runs the first: with one missing, nothing was made
-            never_added = result is None and group.split(PluginNotFound)[1] is None
-            if not never_added:
-                await self.del_network(network, args, result)
+            if result is None and group.split(PluginNotFound)[1] is None:
+                return False
+            await self.del_network(network, args, result)
+            return True
+        return False
 
     async def gc_network(
         self, network: NetworkList, valid_attachments: Iterable[tuple[str, str]], cni_path: Sequence[str]

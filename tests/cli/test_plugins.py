@@ -101,6 +101,30 @@ def test_a_plugin_that_dies_half_way_through_add(shop: Shop) -> None:
     assert said.ok.stdout == "10.78.0.2\n", "neither its lease nor a broken bridge is in the way"
 
 
+def test_bridge_killed_half_way_through_del(shop: Shop) -> None:
+    """It takes the interface first; without that, a second DEL finds no reason to look for its firewall rules."""
+    shop.network("half", {**BRIDGE, "ipMasq": True})
+    shop.network("look", {"type": "keeper"})
+    real, done, rules = shop.programs / "bridge", shop.programs / "done", shop.programs / "rules"
+    real.unlink()
+    real.write_text(f"""#!/bin/sh
+if [ $CNI_COMMAND = DEL ] && [ ! -e {done} ]; then
+    nsenter --net=$CNI_NETNS ip link delete $CNI_IFNAME && touch {done} && kill -9 $$
+fi
+exec /usr/lib/cni/bridge
+""")
+    real.chmod(0o755)
+    shop.keeper.tell(VERSION=MODERN, ADD={"run": f"iptables-save >{rules}"})
+    words = ["run", "-d", "--name=a", "--network=half,look", "demo", "sleep", "1000"]
+    shop.ctnr(*words).ok  # noqa: B018
+    assert "10.78.0.2" in rules.read_text()
+    shop.ctnr("rm", "-f", "a").ok  # noqa: B018
+    assert done.exists()
+    shop.ctnr("run", "--rm", "--network=look", "demo", "true").ok  # noqa: B018
+    assert "10.78.0.2" not in rules.read_text()
+    assert shop.gc() == (0, []), "nothing was left for later"
+
+
 def test_one_that_ends_well_without_a_result(shop: Shop) -> None:
     shop.network("mute", {"type": "keeper"})
     shop.keeper.tell(VERSION=MODERN, ADD={"stdout": "", "stderr": "all done"})

@@ -17,7 +17,8 @@ from tests.sweep.stage import in_words, look_inside
 from tests.world import leaks
 from tests.world.people import Person, Result
 
-VICTIMS = ("service", "client", "init", "slirp4netns", "runtime", "plugin")
+VICTIMS = ("service", "client", "init", "slirp4netns", "runtime", "plugin", "plugin at DEL")
+BRIEF = ("runtime", "plugin", "plugin at DEL")  # awaited, and killed within milliseconds
 NETWORKS = ("slirp", "bridge", "none")
 PLUGINS = ("bridge", "host-local", "ptp", "portmap")
 SETTLE_SECONDS = 10.0
@@ -59,9 +60,7 @@ class Scene:
 
     def kept(self) -> Things:
         """What waits for the next start of the service: what is on record, and its files."""
-        sockets = f"file {self.person.runtime_dir}/sandbox/ID-cni0.sock"
-        return Counter({"containers": 2, "bundles": 2, sockets: 2, f"file {self.person.runtime_dir}/service.sock": 1,
-                        f"file {self.person.runtime_dir}/sandbox/uplink.sock": 1})  # fmt: skip
+        return Counter({"containers": 2, "bundles": 2, f"file {self.person.runtime_dir}/service.sock": 1})
 
     def expect(self, before: Things, when: str) -> None:
         """Raises: AssertionError if more is there than `before`, after a while."""
@@ -72,13 +71,14 @@ class Scene:
 
     def run_and_kill(self, victim: str) -> tuple[str, Result]:
         """Start a container, kill the victim at some moment of it, and wait for the client. Returns when it was."""
-        network = self._chance.choice(NETWORKS if victim != "plugin" else ("bridge",))
+        network = self._chance.choice(NETWORKS if "plugin" not in victim else ("bridge",))
         argv = ["ctnr", "run", "--rm", f"--network={network}", "demo", "sleep", "0.05"]
-        delay = self._chance.uniform(0, 0.2 if victim not in ("runtime", "plugin") else 0.004)
+        delay = self._chance.uniform(0, 0.004 if victim in BRIEF else 0.2)
         with self.person.popen(argv) as client:
-            if victim in ("runtime", "plugin"):
+            if victim in BRIEF:
                 wanted = ("crun", "runc") if victim == "runtime" else PLUGINS
-                target = _first(lambda: self._named(wanted), lambda: client.poll() is not None)
+                command = {"runtime": b"", "plugin": b"ADD", "plugin at DEL": b"DEL"}[victim]
+                target = _first(lambda: self._named(wanted, command), lambda: client.poll() is not None)
                 time.sleep(delay)
                 targets = [target] if target else []
             else:
@@ -102,11 +102,15 @@ class Scene:
         slirps = [pid for pid in below if b"slirp4netns" in _command(pid)]
         return [self._chance.choice(slirps)] if slirps else []
 
-    def _named(self, names: Iterable[str]) -> int | None:
+    def _named(self, names: Iterable[str], command: bytes) -> int | None:
+        """A program of one of these names; a plugin at work on that CNI command."""
         for service in daemons(self.person):
             for pid in leaks.descendants(service):
                 with contextlib.suppress(OSError):
-                    if Path(f"/proc/{pid}/comm").read_text().strip() in names and not _is_del(pid):
+                    if (
+                        Path(f"/proc/{pid}/comm").read_text().strip() in names
+                        and _command_of(pid) == command
+                    ):
                         return pid
         return None
 
@@ -118,9 +122,12 @@ def _first(find: Callable[[], int | None], is_over: Callable[[], bool]) -> int |
     return None
 
 
-def _is_del(pid: int) -> bool:
-    """A plugin at work on DEL: killed, it can't be told what to undo."""
-    return b"CNI_COMMAND=DEL" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+def _command_of(pid: int) -> bytes:
+    """CNI's, of a plugin; of another program b""."""
+    for one in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        if one.startswith(b"CNI_COMMAND="):
+            return one.partition(b"=")[2]
+    return b""
 
 
 def _command(pid: int) -> bytes:

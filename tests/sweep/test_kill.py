@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.test_own_supervisor import prepare
 from tests.cli.test_service import daemons
-from tests.sweep.killing import Scene, moments
+from tests.sweep.killing import BRIEF, Scene, moments
 from tests.sweep.length import amount, covered
 from tests.world.machine import Machine
 from tests.world.people import Person
@@ -55,7 +55,7 @@ def test_kills(killed: Person) -> None:
                 f"{when}: the sibling is gone"
             )
             # 137 is the container's own: until it executes its program, its first process is a runtime, too
-            if victim in ("runtime", "plugin") and client.status not in (0, 137, -9):
+            if victim in BRIEF and client.status not in (0, 137, -9):
                 assert client.stderr.count("\n") == 1, f"{when}: {client.stderr}"
                 assert "internal error" not in client.stderr, f"{when}: {client.stderr}"
         if victim == "init" and killed.uid == 0:  # what lay on the host is the next start's

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import glob
 import io
 import json
 import os
@@ -114,7 +113,6 @@ async def run_engine(
     check_runtime_dir(runtime_dir)
     sandbox_dir = f"{runtime_dir}/sandbox"
     os.makedirs(sandbox_dir, 0o700, exist_ok=True)
-    _remove_dead_sockets(sandbox_dir)
     async with open_supervisor(sandbox_dir, runtime=os.environ.get("CTNR_RUNTIME")) as supervisor:
         engine = Engine(store_dir, supervisor, runtime_dir=runtime_dir)
         handlers = build_handlers(engine)
@@ -126,19 +124,6 @@ async def run_engine(
                 nursery.start_soon(follow_host, supervisor, engine.records)
                 await serve(server, engine)
                 nursery.cancel_scope.cancel()
-
-
-def _remove_dead_sockets(directory: str) -> None:
-    """Those of slirp4netns under a service that was killed: nobody listens."""
-    for path in glob.glob(f"{glob.escape(directory)}/*.sock"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
-            except OSError:
-                pass
 
 
 async def _end_when_idle(server: Server, engine: Engine) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-RUNTIME_DIR_BYTES_MAX = 107 - len("/sandbox/0123456789ab-cni00.sock")  # the longest of its sockets; unix(7)
+RUNTIME_DIR_BYTES_MAX = 107 - len("/sandbox/notify/0123456789ab")  # the longest of its sockets; unix(7)
 _OURS: Mapping[str, str] = {}
 
 

@@ -64,7 +64,8 @@ class SlirpNetworks:
             partial(
                 run_slirp, options, netns_path=self._sandbox.outer_path(container.netns),
                 userns_path=self._sandbox.userns_path, ifname=request.ifname, on_event=tell, persistent_tap=True,
-                mac=request.mac, api_socket=f"{self._sandbox.run_dir}/{container.id[:12]}-{request.ifname}.sock",
+                mac=request.mac,
+                api_socket=self._sandbox.outer_socket(f"{container.id[:12]}-{request.ifname}.sock"),
             ),
             teardown, nursery, end=Slirp.end,
         )  # fmt: skip

@@ -91,7 +91,7 @@ class Uplink:
             await partial(
                 run_slirp, self._options, netns_path=self._sandbox.outer_path(self.netns),
                 userns_path=self._sandbox.userns_path, ifname=TAP, on_event=tell, persistent_tap=True,
-                api_socket=f"{self._sandbox.run_dir}/uplink.sock", task_status=task_status,
+                api_socket=self._sandbox.outer_socket("uplink.sock"), task_status=task_status,
             )()  # fmt: skip
         except Exception as exc:
             if self.slirp is None:

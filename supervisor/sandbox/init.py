@@ -31,6 +31,9 @@ from supervisor.sandbox import syscalls
 
 MESSAGE_BYTES = 1 << 20
 MAX_DESCRIPTORS = 16
+RUN_DIR = (
+    63  # init's descriptor of its run directory: a short way there from outside, whose end it can't outlive
+)
 
 _INERT = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _RESET_SIGNALS = [s for s in range(1, 32) if s not in (9, 19)]
@@ -86,6 +89,9 @@ def _prepare_mounts(run_dir: str) -> None:
     syscalls.mount("tmpfs", run_dir, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0700")
     for name in ("netns", "containers", "runtime", "cni", "leases", "tty"):
         os.mkdir(f"{run_dir}/{name}", 0o700)
+    opened = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.dup2(opened, RUN_DIR, inheritable=False)
+    os.close(opened)
     cgroup = "/sys/fs/cgroup"
     if os.path.isdir(cgroup) and os.stat(cgroup).st_dev == os.stat("/sys/fs").st_dev:
         # nothing is mounted there in a container; crun wants a cgroup2 or a tmpfs even if it makes no cgroups

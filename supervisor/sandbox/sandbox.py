@@ -18,6 +18,7 @@ from supervisor.processes import map_children
 from supervisor.sandbox.capture import open_capture, open_input, read_capture
 from supervisor.sandbox.descriptors import close_all
 from supervisor.sandbox.idmap import write_maps
+from supervisor.sandbox.init import RUN_DIR
 from supervisor.sandbox.process import Completed, Process
 from supervisor.sandbox.protocol import Channel, Reply
 
@@ -63,6 +64,10 @@ class Sandbox:
     def outer_path(self, path: str) -> str:
         """A path of the sandbox's mounts as programs outside can open it."""
         return f"/proc/{self.init_pid}/root{path}"
+
+    def outer_socket(self, name: str) -> str:
+        """As `outer_path`, of a file in its run directory; a socket's path has 107 bytes at most (unix(7))."""
+        return f"/proc/{self.init_pid}/fd/{RUN_DIR}/{name}"
 
     async def call(self, op: str, **arguments: Any) -> Reply:
         """One request to init that brings back no descriptors. Raises: OSError, SandboxError."""

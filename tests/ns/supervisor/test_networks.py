@@ -42,6 +42,26 @@ async def test_two_networks_become_cni0_and_cni1(bundle: Path, rootless: bool) -
 
 
 @KINDS
+async def test_slirps_socket_lies_in_the_sandbox(bundle: Path, rootless: bool, tmp_path: Path) -> None:
+    """Bound from beside it, by a short path, and in slirp4netns's own sandbox."""
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    async with open_supervisor(str(long)) as supervisor:
+        sleeper = spec(bundle, ["sleep", "1000"], networks=[load_builtin("slirp")])
+        async with supervisor.run(sleeper, rootless=rootless) as container:
+            slirp = container.attachments[0].slirp
+            assert slirp is not None
+            assert slirp.sandboxed
+            assert await slirp.forwards() == []
+            sandbox = (await supervisor.realm(rootless=rootless)).sandbox
+            assert f"{container.id[:12]}-cni0.sock" in os.listdir(sandbox.outer_path(sandbox.run_dir))
+            assert [str(file) for file in long.rglob("*.sock")] == []
+        assert [
+            name for name in os.listdir(sandbox.outer_path(sandbox.run_dir)) if name.endswith(".sock")
+        ] == []
+
+
+@KINDS
 async def test_containers_on_a_bridge_reach_each_other(bundle: Path, rootless: bool) -> None:
     async with open_supervisor() as supervisor:
         bridge = [load_builtin("bridge")]

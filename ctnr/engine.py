@@ -178,18 +178,28 @@ class Engine:
     async def remove(self, record: Record, *, rootless: bool | None = None) -> None:
         """Remove a container that does not run, with what it has written unless its bundle has a name."""
         if record.bundle == record.id:
-            directory = f"{self.bundles.root}/{record.bundle}"
-            if os.path.isdir(directory):
-                bundle = self.bundles.open(record.bundle)
-                try:
-                    if bundle.is_written:
-                        kind = record.request.rootless if rootless is None else rootless
-                        await self.bundles.remove(bundle, await self.sandbox(kind))
-                    else:  # also where no sandbox can be had: that may be why it did not start
-                        shutil.rmtree(bundle.directory)
-                finally:
-                    bundle.close()
+            kind = record.request.rootless if rootless is None else rootless
+            await self._remove_bundle(record.bundle, kind)
         self.forget(record)
+
+    async def _remove_bundle(self, name: str, rootless: bool, *, again: bool = True) -> None:
+        """If the sandbox ends meanwhile (perhaps the container ended by that), `again` in a new one."""
+        if not os.path.isdir(f"{self.bundles.root}/{name}"):
+            return
+        bundle = self.bundles.open(name)
+        try:
+            if not bundle.is_written:  # also where no sandbox can be had: that may be why it did not start
+                shutil.rmtree(bundle.directory)
+                return
+            sandbox = await self.sandbox(rootless)
+            try:
+                await self.bundles.remove(bundle, sandbox)
+            except (SupervisorError, OSError):
+                if not (again and sandbox.gone):
+                    raise
+                await self._remove_bundle(name, rootless, again=False)
+        finally:
+            bundle.close()
 
     def forget(self, record: Record) -> None:
         self._turns.pop(record.id, None)

@@ -25,18 +25,19 @@ from supervisor.spec import State
 async def run(engine: Engine, request: requests.Run, connection: Connection) -> Any:
     """`ctnr run` and `ctnr create`. A foreground container ends with its client."""
     descriptors = connection.take_descriptors()
+    record = None
     try:
         async with reporting(connection, bars=request.progress) as report:
             record = await engine.create(request, report)
         if not request.start:
             return {"container": record.id, "name": record.name}
         await _announce(request, connection)
-        try:
-            container = await engine.start(record, _stdio(request, descriptors, tty=request.tty))
-        except BaseException:
+        container = await engine.start(record, _stdio(request, descriptors, tty=request.tty))
+    except BaseException:  # from the record on: the client may go before the start
+        if record is not None:
             with trio.CancelScope(shield=True):
                 await engine.forget_failed(record)
-            raise
+        raise
     finally:
         close_all(descriptors)
     if request.detach:

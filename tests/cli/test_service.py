@@ -15,9 +15,12 @@ from tests.world.people import Person
 
 
 def daemons(person: Person) -> list[int]:
-    return [
-        pid for pid in person.service_pids() if b"ctnr.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    found = []
+    for pid in person.service_pids():
+        with contextlib.suppress(OSError):  # it has just ended
+            if b"ctnr.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10) -> None:

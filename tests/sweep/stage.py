@@ -83,6 +83,7 @@ class Stage:
         self.rootless = rootless
         self.supervisor = supervisor
         self.engine = Engine(str(home.store), supervisor, runtime_dir=str(home.run))
+        self.forgets_late = False  # where the removal itself may fail: what is left is the next clean-up's
         self._server = Server(build_handlers(self.engine), version=__version__)
 
     def run(self, spec: ContainerSpec) -> Any:
@@ -122,6 +123,8 @@ class Stage:
             if (container := self.engine.live(record)) is not None:
                 container.cancel()
                 await container.wait_gone()
+            elif record.request.remove and not self.forgets_late:
+                raise AssertionError(f"{record.name} was to be removed, and is on record")
             with contextlib.suppress(SupervisorError):
                 await self.engine.remove(record)
         for image in self.engine.images.list():

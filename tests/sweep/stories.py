@@ -192,6 +192,13 @@ async def confined(stage: Stage, props: Props) -> None:
         await container.confinement.pause()
 
 
+async def foreground(stage: Stage, props: Props) -> None:
+    """As `ctnr run --rm`, over the service's socket: however early its client goes, it is forgotten."""
+    await stage.ask(
+        "run", image=IMAGE, args=["true"], remove=True, networks=["none"], rootless=stage.rootless
+    )
+
+
 async def detached(stage: Stage, props: Props) -> None:
     """As `ctnr run -d`, `logs`, `stop` and `rm` do it, over the service's socket."""
     args = ["sh", "-c", "echo up; exec sleep 1000"]
@@ -229,6 +236,7 @@ STORIES: dict[str, Story] = {
     "group": group,
     "embedded": embedded,
     "confined": confined,
+    "foreground": foreground,
     "detached": detached,
     "pull": pull,
 }

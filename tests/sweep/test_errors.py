@@ -31,6 +31,7 @@ def test_a_story(name: str, home: Home, props: Props, rootless: bool) -> None:
     async def sweep() -> int:
         async with home.open_stage(rootless=rootless) as stage:
             await stage.prepare()
+            stage.forgets_late = True
             return await sweep_on(stage, play, FailingCall, stride(STRIDES[name]), replay=True)
 
     with doors():

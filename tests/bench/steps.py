@@ -19,9 +19,10 @@ from ctnr import requests
 from ctnr.assembly import Assembly
 from ctnr.daemon import configure_logging
 from ctnr.engine import Engine
-from supervisor import Container, open_supervisor
+from supervisor import open_supervisor
 from supervisor.network.attach import Networks
 from supervisor.network.netns import NetnsPool
+from supervisor.round import Round
 from supervisor.runtime.oci import Runtime
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.sandbox import Sandbox
@@ -35,8 +36,7 @@ STEPS: tuple[tuple[str, type, str], ...] = (
     ("user, command, config.json", Assembly, "_build"),
     ("files written into the sandbox", Sandbox, "write_files"),
     ("crun, until the program is executed", Runtime, "run"),
-    ("the program itself, until its end is known", Container, "_live"),
-    ("clean-up: runtime, slirp4netns, netns, mount", Container, "_take_down"),
+    ("clean-up: runtime, slirp4netns, netns, mount", Round, "_take_down"),
     ("record and bundle removed", Engine, "_finish"),
 )
 

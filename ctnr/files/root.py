@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -14,7 +13,7 @@ from ctnr.engine import Engine
 from ctnr.records import Record
 from supervisor.errors import NotFound, WrongState
 from supervisor.sandbox.process import Completed
-from supervisor.sandbox.sandbox import PACKAGES, Sandbox
+from supervisor.sandbox.sandbox import Sandbox, python_argv
 from supervisor.spec import State
 
 ROOT_DESCRIPTOR = 9  # what the programs beside expect
@@ -79,9 +78,7 @@ async def run_program(
     stdout: int | None = None,
 ) -> Completed:
     """One of the programs of this package, to its end."""
-    code = f"import sys;sys.path.append(sys.argv.pop(1));from ctnr.files.{name} import main;main()"
-    python = [os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8"]
     return await sandbox.run(
-        [*python, "-c", code, PACKAGES, json.dumps(job)], stdin=stdin, stdout=stdout,
+        python_argv(f"ctnr.files.{name}", json.dumps(job)), stdin=stdin, stdout=stdout,
         pass_fds=None if root is None else {ROOT_DESCRIPTOR: root},
     )  # fmt: skip

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,17 +24,13 @@ from ctnr.images.progress import Progress, Report
 from netconf.decode import UNREADABLE
 from supervisor.errors import SupervisorError
 from supervisor.sandbox.descriptors import close_all
-from supervisor.sandbox.sandbox import PACKAGES, Sandbox
+from supervisor.sandbox.sandbox import Sandbox, python_argv
 
 UNPACK_AT_ONCE = max(os.cpu_count() or 1, 2)
 PIPE_BYTES = 1 << 20
 TELL_SECONDS = 0.1
 
 Lower = Callable[[], Awaitable[Sequence[str]]]
-
-_PYTHON = (os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8", "-c")
-_UNPACK = "import sys;sys.path.append(sys.argv.pop(1));from ctnr.images.unpack import main;main()"
-_COMPARE = "import sys;sys.path.append(sys.argv.pop(1));from ctnr.images.compare import main;main()"
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,7 @@ class LayerStore:
 
     async def difference(self, directory: str, expected: str, sandbox: Sandbox) -> str | None:
         """How a layer differs from what it should be: PATH: WHAT, or None. Raises: SandboxError."""
-        done = await sandbox.run([*_PYTHON, _COMPARE, PACKAGES, directory, expected])
+        done = await sandbox.run(python_argv("ctnr.images.compare", directory, expected))
         try:
             return msgspec.json.decode(done.stdout, type=_Compared).difference
         except UNREADABLE:
@@ -230,7 +225,7 @@ class _Job:
             "directory": self._directory, "pending": self._directory + SUFFIX, "rootless": self._sandbox.rootless,
         }  # fmt: skip
         done = await self._sandbox.run(
-            [*_PYTHON, _UNPACK, PACKAGES, msgspec.json.encode(job).decode()], stdin=stdin
+            python_argv("ctnr.images.unpack", msgspec.json.encode(job).decode()), stdin=stdin
         )
         try:
             return done.last_line(), msgspec.json.decode(done.stdout, type=_Told)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import zlib
 
 import trio
@@ -13,9 +12,8 @@ import zstandard
 from ctnr.images.inflate import HashingReader, compression_of, decompressed
 from ctnr.images.manifest import LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, Descriptor
 from supervisor.errors import SupervisorError
-from supervisor.sandbox.sandbox import PACKAGES, Sandbox
+from supervisor.sandbox.sandbox import Sandbox, python_argv
 
-_BOOTSTRAP = "import sys;sys.path.append(sys.argv.pop(1));from ctnr.images.pack import main;main()"
 _CURE = "give a directory, a tar file, or - for stdin"
 
 
@@ -31,8 +29,7 @@ async def write_layer(source: str | int, path: str, sandbox: Sandbox) -> tuple[D
     try:
         # by a program also where it only copies: what comes through a pipe may never come, and a program can be ended
         if isinstance(source, str) and os.path.isdir(source):
-            python = [os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8"]
-            done = await sandbox.run([*python, "-c", _BOOTSTRAP, PACKAGES, source], stdout=target)
+            done = await sandbox.run(python_argv("ctnr.images.pack", source), stdout=target)
         elif isinstance(source, str):
             done = await sandbox.run(["cat", "--", source], stdout=target)
         else:

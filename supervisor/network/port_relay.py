@@ -7,22 +7,19 @@ wait in their queues meanwhile. Which way a port takes is for its network to say
 from __future__ import annotations
 
 import itertools
-import os
 import socket
-import sys
 
 import structlog
 import trio
 
 from supervisor.errors import AttachmentError
-from supervisor.network.ports import PortMapping, PortTaken
+from supervisor.network.ports import PortMapping, PortTaken, open_host_socket
 from supervisor.sandbox.descriptors import rights
 from supervisor.sandbox.process import Process
-from supervisor.sandbox.sandbox import PACKAGES, Sandbox
+from supervisor.sandbox.sandbox import Sandbox, python_argv
 
 log = structlog.get_logger()
 
-_BOOTSTRAP = "import sys;sys.path.append(sys.argv.pop(1));from supervisor.network.relay import main;main()"
 ANSWER_SECONDS = 5
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.02, 2.0
 STEADY_SECONDS = 10  # one that ran so long did not die of what killed those before it
@@ -107,7 +104,7 @@ class PortRelay:
     async def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = trio.socket.from_stdlib_socket(ours)
-        argv = [os.path.realpath(sys.executable), "-I", "-S", "-c", _BOOTSTRAP, PACKAGES]
+        argv = python_argv("supervisor.network.relay")
         with theirs:
             self._process = await self._sandbox.spawn(argv, netns=self._netns, pass_fds={3: theirs.fileno()})
         async with self._asking:
@@ -144,12 +141,10 @@ class PortRelay:
 
 def _listen(mapping: PortMapping) -> socket.socket:
     """Beside a reservation of ours, which allows it."""
-    family = socket.AF_INET6 if mapping.is_ipv6 else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    listener = open_host_socket(mapping)
     try:
+        listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if mapping.is_ipv6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((mapping.host_ip, mapping.host_port))
         listener.listen(BACKLOG)
     except OSError as exc:

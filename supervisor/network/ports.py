@@ -192,14 +192,10 @@ class Reservation:
         self.close()
 
     def _add(self, mapping: PortMapping) -> PortMapping:
-        family = socket.AF_INET6 if mapping.is_ipv6 else socket.AF_INET
-        kind = socket.SOCK_STREAM if mapping.protocol == "tcp" else socket.SOCK_DGRAM
-        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+        sock = open_host_socket(mapping)
         try:
-            if mapping.is_ipv6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if kind == socket.SOCK_STREAM:
-                _refuse_reserved(sock, family, mapping)
+            if mapping.protocol == "tcp":
+                _refuse_reserved(sock, mapping)
             sock.bind((mapping.host_ip, mapping.host_port))
             chosen = msgspec.structs.replace(mapping, host_port=sock.getsockname()[1])
         except OSError:
@@ -241,7 +237,21 @@ def _bind(reservation: Reservation, mapping: PortMapping) -> PortMapping:
         raise PortTaken(mapping, why, cure=cure) from exc
 
 
-def _refuse_reserved(sock: socket.socket, family: int, mapping: PortMapping) -> None:
+def open_host_socket(mapping: PortMapping) -> socket.socket:
+    """A socket for the host's side of a mapping, not bound yet; the caller closes it. Raises: OSError."""
+    family = socket.AF_INET6 if mapping.is_ipv6 else socket.AF_INET
+    kind = socket.SOCK_STREAM if mapping.protocol == "tcp" else socket.SOCK_DGRAM
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    if mapping.is_ipv6:
+        try:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        except OSError:
+            sock.close()
+            raise
+    return sock
+
+
+def _refuse_reserved(sock: socket.socket, mapping: PortMapping) -> None:
     """Ended connections (TIME_WAIT, FIN_WAIT) do not make a port taken; another container's reservation
     does.
 
@@ -250,9 +260,7 @@ def _refuse_reserved(sock: socket.socket, family: int, mapping: PortMapping) -> 
     """
     if mapping.host_port == 0:
         return
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as strict:
-        if family == socket.AF_INET6:
-            strict.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    with open_host_socket(mapping) as strict:
         try:
             strict.bind((mapping.host_ip, mapping.host_port))
         except OSError as exc:

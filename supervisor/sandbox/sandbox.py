@@ -28,8 +28,6 @@ READY_SECONDS = 20
 KEPT_ENDS = 4096  # ends of processes that nobody has asked for yet
 SMALL_TREE_ENTRIES = 512
 
-_BOOTSTRAP = "import sys;sys.path.append(sys.argv.pop(1));from supervisor.sandbox.init import main;main()"
-
 
 class Sandbox:
     """What runs inside is started, signalled and waited for through its init.
@@ -292,6 +290,15 @@ class Sandbox:
         return socket.socket(fileno=descriptors[0])
 
 
+def python_argv(module: str, *args: str) -> list[str]:
+    """`main()` of a module of ours as a program with the standard library and our packages only, in a sandbox or out.
+
+    The interpreter itself, not the venv's link to it: the link may lie where root of the sandbox can't look.
+    """
+    code = f"import sys;sys.path.append(sys.argv.pop(1));from {module} import main;main()"
+    return [os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8", "-c", code, PACKAGES, *args]
+
+
 def find_program(name: str, path: str | None = None) -> str:
     """The absolute path of a program. Raises: FileNotFoundError."""
     found = shutil.which(name, path=f"{path or ''}:{DEFAULT_PATH}")
@@ -368,9 +375,8 @@ async def _receive(channel: Channel, sandbox: Sandbox, scope: trio.CancelScope) 
 
 
 def _start(init_end: socket.socket, run_dir: str, stderr: int, *, rootless: bool) -> subprocess.Popen[bytes]:
-    # The interpreter itself, not the venv's link to it: the link may lie where root of the sandbox can't look.
-    argv = [os.path.realpath(sys.executable), "-I", "-S", "-c", _BOOTSTRAP, PACKAGES]
-    argv += ["userns" if rootless else "plain", run_dir, str(init_end.fileno())]
+    kind = "userns" if rootless else "plain"
+    argv = python_argv("supervisor.sandbox.init", kind, run_dir, str(init_end.fileno()))
     return subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, pass_fds=(init_end.fileno(),),
         start_new_session=True, cwd="/", env={"PATH": DEFAULT_PATH},

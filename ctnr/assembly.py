@@ -8,12 +8,13 @@ from functools import partial
 from itertools import count
 
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
-from ctnr.bundles.command import check_command, check_workdir, make_workdir
-from ctnr.bundles.devices import device_filter
+from ctnr.bundles.command import Place, check_command, check_workdir, make_workdir
+from ctnr.bundles.devices import device_filter, device_places
 from ctnr.bundles.health import build_health
 from ctnr.bundles.image import ImageConfig, load_image_config
-from ctnr.bundles.limits import process_limits
+from ctnr.bundles.limits import process_limits, try_sysctls
 from ctnr.bundles.log_options import build_log_options
+from ctnr.bundles.mount_points import check_mount_points
 from ctnr.bundles.mounts import MountPlan, plan_mounts
 from ctnr.bundles.process import (
     build_args,
@@ -36,6 +37,7 @@ from supervisor.errors import SupervisorError
 from supervisor.readiness import check_ready, parse_ready
 from supervisor.restart import parse_restart_policy
 from supervisor.runtime.stdio import Stdio
+from supervisor.sandbox.sandbox import Ids
 from supervisor.spec import Built, ContainerSpec, Overlay, Prepared, Program
 
 KERNEL_FILES = tuple(Mount(destination=path, type="none", source="") for path in ("/dev", "/proc", "/sys"))
@@ -145,7 +147,16 @@ class Assembly:
             if fresh:
                 self._user_files[record.image_id] = files
         user = resolve_user(files, request.user or config.config.user, request.group_add)
-        await self._fill_volumes(plan, prepared, user.uid, user.gid)
+        place = Place(sandbox=realm.sandbox, rootfs=prepared.rootfs, mounts=plan.mounts, ids=_ids(user))
+        if plan.mounts or request.devices:
+            for directory in plan.directories:
+                os.makedirs(directory, 0o755, exist_ok=True)
+            await check_mount_points(
+                place, device_places(request.devices), prepared.directory, is_crun=realm.runtime.is_crun
+            )
+            await self._fill_volumes(plan, prepared, user.uid, user.gid)
+        if request.sysctls:
+            await try_sysctls(realm.sandbox, prepared.netns, request.sysctls)
         workdir = request.workdir or config.config.working_dir or "/"
         if workdir.strip("/"):
             await make_workdir(realm.sandbox, prepared.rootfs, workdir, plan.mounts)
@@ -161,13 +172,11 @@ class Assembly:
         self._users[record.id], self._mounts[record.id] = user, plan.mounts
         args = build_args(config.config, request.entrypoint, request.args)
         env = (*(config.config.env or ()), *request.env)
-        await check_command(realm.sandbox, prepared.rootfs, args[0], workdir, env, plan.mounts)
+        await check_command(place, args[0], workdir, env)
         return build_bundle(config, request, facts, prepared, self._profiles)
 
     async def _fill_volumes(self, plan: MountPlan, prepared: Prepared, uid: int, gid: int) -> None:
         sandbox = prepared.realm.sandbox
-        for directory in plan.directories:
-            os.makedirs(directory, 0o755, exist_ok=True)
         for copy in plan.copies:
             if os.listdir(copy.directory):
                 continue
@@ -204,7 +213,8 @@ class Assembly:
         mounts = (*self._mounts[record.id], *KERNEL_FILES)
         if workdir != "/":
             await check_workdir(sandbox, container.rootfs, workdir, mounts)
-        await check_command(sandbox, container.rootfs, program.args[0], workdir, env, mounts)
+        place = Place(sandbox=sandbox, rootfs=container.rootfs, mounts=mounts, ids=_ids(user))
+        await check_command(place, program.args[0], workdir, env)
         rlimits, oom_score_adj = process_limits(run.ulimits, run.oom_score_adj, rootless=rootless)
         process = build_process(
             args=program.args,
@@ -229,3 +239,7 @@ class Assembly:
             oom_score_adj=oom_score_adj,
         )
         return encode(process)
+
+
+def _ids(user: ResolvedUser) -> Ids:
+    return user.uid, user.gid, user.additional_gids

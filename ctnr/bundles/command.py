@@ -1,14 +1,16 @@
-"""Whether a container's command and working directory are there, told before the runtime is asked.
+"""Whether a container's command can be executed and its working directory is there, told before the runtime is asked.
 
-crun would also write its complaint into the program's stderr. What a link in a volume leads to, and what lies in file
-systems that the runtime makes, is left to the runtime to tell.
+The runtime would write its complaint into the program's stderr, and call a container started whose command the kernel
+refuses. What a link in a volume leads to, and what lies in file systems that the runtime makes, is left to it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 
 import trio
@@ -17,7 +19,8 @@ from ctnr.bundles import defaults
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.spec import Mount
 from supervisor.errors import CommandNotExecutable, CommandNotFound
-from supervisor.sandbox.sandbox import Sandbox
+from supervisor.sandbox.executable import HEAD_BYTES
+from supervisor.sandbox.sandbox import Executable, Ids, Sandbox
 
 
 class Seen(Enum):
@@ -30,14 +33,17 @@ class Seen(Enum):
     UNKNOWN = auto()
 
 
-async def check_command(
-    sandbox: Sandbox,
-    rootfs: str,
-    command: str,
-    cwd: str,
-    env: Sequence[str],
-    mounts: Sequence[Mount],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where something is to be executed: the root filesystem, what is mounted over it, and uid, gid, groups of whom."""
+
+    sandbox: Sandbox
+    rootfs: str
+    mounts: Sequence[Mount]
+    ids: Ids = (0, 0, ())
+
+
+async def check_command(place: Place, command: str, cwd: str, env: Sequence[str]) -> None:
     """Raises: CommandNotFound, CommandNotExecutable."""
     if "/" in command:
         paths = [os.path.normpath(os.path.join("/", cwd, command))]
@@ -46,29 +52,95 @@ async def check_command(
         paths = [os.path.normpath(os.path.join("/", cwd, part, command)) for part in path.split(":")]
     in_image, is_there = [], False
     for one in paths:
-        mount = covering(one, mounts)
+        mount = covering(one, place.mounts)
         if mount is None:
             in_image.append(one)
             continue
         seen = await look(mount, one)
+        if seen is Seen.PROGRAM:
+            await _check_in_volume(place, mount, one, command)
         if seen in (Seen.PROGRAM, Seen.UNKNOWN):
             return
         is_there = is_there or seen is not Seen.MISSING
     if in_image:
-        found, unusable = await sandbox.find_executable(rootfs, in_image)
-        if found is not None:
+        found = await place.sandbox.find_executable(place.rootfs, in_image, place.ids)
+        if found is not None and found.errno != errno.EACCES:
+            await _check_found(place, found, command)
             return
-        for one in in_image if mounts else ():
-            if await leads_into(sandbox, rootfs, one, mounts):
+        for one in in_image if place.mounts else ():
+            if await leads_into(place.sandbox, place.rootfs, one, place.mounts):
                 return
-        is_there = is_there or bool(unusable)
+        if found is not None:
+            await _check_found(place, found, command)
+            return
     if is_there:
-        raise CommandNotExecutable(
-            f"{command}: can't be executed in the container",
-            cure="chmod +x it, or name a program",
-        )
+        raise _not_executable(command)
     raise CommandNotFound(
         f"{command}: not found in the container", cure="check its name, and PATH in the image"
+    )
+
+
+async def _check_in_volume(place: Place, mount: Mount, path: str, command: str) -> None:
+    """Read in a thread: see `look`."""
+
+    def read() -> tuple[int, bytes, int] | None:
+        try:
+            program = os.open(
+                f"{mount.source}{path.removeprefix(mount.destination)}", os.O_RDONLY | os.O_CLOEXEC
+            )
+        except OSError:  # not ours to look into
+            return None
+        try:
+            return program, os.pread(program, HEAD_BYTES, 0), os.fstatvfs(program).f_flag
+        except OSError:
+            os.close(program)
+            return None
+
+    opened = await trio.to_thread.run_sync(read)
+    if opened is None:
+        return
+    program, head, flags = opened
+    try:
+        if "noexec" in mount.options or flags & os.ST_NOEXEC:
+            raise CommandNotExecutable(
+                f"{command}: can't be executed in the container: its volume is mounted noexec",
+                cure=f"mount {mount.destination} with the option exec, or start its interpreter with it as argument",
+            )
+        found = await place.sandbox.try_executable(place.rootfs, path, program, head, place.ids)
+    finally:
+        os.close(program)
+    await _check_found(place, found, command)
+
+
+async def _check_found(place: Place, found: Executable, command: str) -> None:
+    """What the kernel has said of it in the image alone; an interpreter in a volume is for the runtime to find."""
+    if not found.errno:
+        return
+    by = found.interpreter
+    if by and (
+        covering(os.path.normpath(by), place.mounts) is not None
+        or (place.mounts and await leads_into(place.sandbox, place.rootfs, by, place.mounts))
+    ):
+        return
+    if found.errno == errno.ENOENT and by:
+        raise CommandNotFound(
+            f"{command}: can't be executed: what executes it, {by}, is not in the container",
+            cure="add it to the image, or run a program that is made for this image",
+        )
+    if found.errno == errno.ENOEXEC:
+        raise CommandNotExecutable(
+            f"{command}: exec format error: no program for {os.uname().machine}, and no script that begins with #!",
+            cure=f"name its interpreter: sh {command}",
+        )
+    if found.errno == errno.EACCES:
+        raise _not_executable(command, by)
+    raise CommandNotExecutable(f"{command}: can't be executed in the container: {os.strerror(found.errno)}")
+
+
+def _not_executable(command: str, by: str = "") -> CommandNotExecutable:
+    why = f": permission denied for its interpreter {by}" if by else ""
+    return CommandNotExecutable(
+        f"{command}: can't be executed in the container{why}", cure="chmod +x it, or name a program"
     )
 
 

@@ -19,7 +19,9 @@ from supervisor.cgroups.devices import DeviceRule as Filter
 _DENY_ALL = DeviceRule(allow=False, access="rwm")
 _ALLOW_ALL = DeviceRule(allow=True, access="rwm")
 # Not devices of the host but of one session, or made by the runtime.
-_SKIPPED = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx", "/dev/hugepages")
+_SKIPPED = (
+    "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx", "/dev/hugepages", "/dev/tty",
+)  # fmt: skip
 
 
 class Devices(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +76,11 @@ def build_devices(texts: Sequence[str], *, rootless: bool, privileged: bool) -> 
         for path, node in nodes.items()
     ]
     return Devices(nodes=tuple(nodes.values()), rules=(_DENY_ALL, *rules))
+
+
+def device_places(texts: Sequence[str]) -> list[str]:
+    """Where in the container these devices are to be. Raises: BundleError as `build_devices`."""
+    return [one.container for text in texts for one in _expand(parse_device(text), text)]
 
 
 def device_filter(

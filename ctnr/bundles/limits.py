@@ -7,11 +7,15 @@ import re
 import resource
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 from ctnr.bundles.capabilities import effective_capabilities
 from ctnr.bundles.defaults import PING_GROUP_RANGE, RLIMIT_CEILING
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.spec import Rlimit
+
+if TYPE_CHECKING:
+    from supervisor.sandbox.sandbox import Sandbox
 
 # getrlimit(2); `resource` knows those of this kernel. The kernel's unlimited is 2**64 - 1 on the wire.
 _RESOURCES = {
@@ -89,6 +93,23 @@ def build_sysctls(sysctls: Sequence[str], *, private_netns: bool) -> dict[str, s
             )
         values[name] = value
     return values
+
+
+async def try_sysctls(sandbox: Sandbox, netns: str | None, sysctls: Sequence[str]) -> None:
+    """Ask the kernel for each, before the runtime does: the network's in `netns`, where they stay; of the others, the
+    names (their namespace is not there yet). Raises: BundleError."""
+    for name, value in build_sysctls(sysctls, private_netns=netns is not None).items():
+        path = name.replace(".", "/")
+        try:
+            if name.startswith(_NET_SYSCTL):
+                await sandbox.call("sysctl", netns=netns, settings={path: value})
+            else:
+                os.stat(f"/proc/sys/{path}")
+        except OSError as exc:
+            raise BundleError(
+                f"sysctl {name}={value}: {os.strerror(exc.errno or 0)}",
+                cure="sysctl -a lists names and values",
+            ) from None
 
 
 def current_oom_score_adj() -> int:

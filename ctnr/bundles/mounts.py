@@ -1,4 +1,4 @@
-"""What is mounted into a container besides the defaults: -v, --mount, --tmpfs, --device and the image's volumes."""
+"""What is mounted into a container besides the defaults: -v, --mount, --tmpfs and the image's volumes."""
 
 from __future__ import annotations
 
@@ -86,24 +86,6 @@ def parse_tmpfs(text: str) -> Wish:
     """`TARGET[:OPTIONS]`, as with --tmpfs. Raises: BundleError."""
     target, _, words = text.partition(":")
     return _wish("tmpfs", "", target, words.split(",") if words else [], f"tmpfs {text}")
-
-
-def parse_device(text: str) -> Mount:
-    """`HOST[:CONTAINER[:rwm]]`, as with --device, as a bind mount: rootless there is no mknod. Raises: BundleError."""
-    parts = text.split(":")
-    source = parts[0]
-    target = parts[1] if len(parts) > 1 and parts[1].startswith("/") else source
-    permissions = parts[-1] if len(parts) > 1 and not parts[-1].startswith("/") else "rwm"
-    if set(permissions) - set("rwm") or not source.startswith("/"):
-        raise BundleError(
-            f"device {text}: not HOST[:CONTAINER[:rwm]]", cure="for example --device=/dev/fuse"
-        )
-    if not os.path.exists(source):
-        raise BundleError(
-            f"device {text}: {source} does not exist", cure="check the path, or load the driver"
-        )
-    options = ("bind", "rprivate", "nosuid", "noexec", "rw" if "w" in permissions else "ro")
-    return Mount(destination=os.path.normpath(target), type="bind", source=source, options=options)
 
 
 def plan_mounts(

@@ -101,6 +101,18 @@ def _prepare_mounts(run_dir: str) -> None:
         _cover(f"{cgroup}/unified")
 
 
+def _executable():
+    from supervisor.sandbox import executable  # at first need: a sandbox without it starts faster
+
+    return executable
+
+
+def _places():
+    from supervisor.sandbox import places  # only where something is mounted
+
+    return places
+
+
 def _cover(path: str) -> None:
     try:
         syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_RDONLY | _INERT, "size=0")
@@ -324,24 +336,14 @@ class Init:
         finally:
             os.close(directory)
 
-    def op_find_executable(self, number, descriptors, root, paths):
-        """The first of `paths` below `root` that can be executed; {"rest": those that are there and can't be}."""
-        directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        unusable = []
-        try:
-            for path in paths:
-                try:
-                    found = syscalls.open_in_root(directory, path, os.O_PATH)
-                except OSError:
-                    continue
-                mode = os.fstat(found).st_mode
-                os.close(found)
-                if mode & 0o170000 == 0o100000 and mode & 0o111:
-                    return {"text": path}, []
-                unusable.append(path)
-        finally:
-            os.close(directory)
-        return {"rest": unusable}, []
+    def op_find_executable(self, number, descriptors, root, paths, ids):
+        return _executable().find(root, paths, ids), []
+
+    def op_try_executable(self, number, descriptors, root, head, ids):
+        return _executable().examine(root, descriptors[0], head, ids), []
+
+    def op_look_in_root(self, number, descriptors, root, paths):
+        return {"rest": _places().look(root, paths)}, []
 
     def op_make_dirs_in_root(self, number, descriptors, root, path, mode):
         directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -27,6 +29,18 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READY_SECONDS = 20
 KEPT_ENDS = 4096  # ends of processes that nobody has asked for yet
 SMALL_TREE_ENTRIES = 512
+
+
+Ids = tuple[int, int, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A file to be executed: the errno with which the kernel refuses (0: it does not), and what executes the file."""
+
+    path: str
+    errno: int = 0
+    interpreter: str = ""
 
 
 class Sandbox:
@@ -195,10 +209,27 @@ class Sandbox:
             return None
         return descriptors[0]
 
-    async def find_executable(self, root: str, paths: Sequence[str]) -> tuple[str | None, list[str]]:
-        """The first of `paths` below `root` that can be executed, and those before it that are there and can't."""
-        reply = await self.call("find_executable", root=root, paths=list(paths))
-        return reply.text or None, reply.rest
+    async def find_executable(self, root: str, paths: Sequence[str], ids: Ids) -> Executable | None:
+        """The first of `paths` below `root` that is there and may be executed; else one that is there; None if none is.
+
+        `ids` are uid, gid and groups of who is to execute it.
+        """
+        reply = await self.call("find_executable", root=root, paths=list(paths), ids=_plain(ids))
+        if not reply.text:
+            return Executable(reply.rest[0], errno.EACCES) if reply.rest else None
+        return Executable(reply.text, reply.status or 0, reply.rest[0])
+
+    async def try_executable(self, root: str, path: str, program: int, head: bytes, ids: Ids) -> Executable:
+        """As `find_executable`, of an open file that will be at `path` and begins with `head` (4096 bytes or all)."""
+        reply, descriptors = await self.call_raw(
+            "try_executable", (program,), root=root, head=head, ids=_plain(ids)
+        )
+        close_all(descriptors)
+        return Executable(path, reply.status or 0, reply.rest[0])
+
+    async def look_in_root(self, root: str, paths: Sequence[str]) -> list[str]:
+        """What lies at each of `paths` below `root`, in the words of `places`. Raises: OSError."""
+        return (await self.call("look_in_root", root=root, paths=list(paths))).rest
 
     async def make_dirs_in_root(self, root: str, path: str, mode: int = 0o755) -> None:
         await self.call("make_dirs_in_root", root=root, path=path, mode=mode)
@@ -288,6 +319,10 @@ class Sandbox:
     async def _listen(self, path: str, *, datagrams: bool) -> socket.socket:
         _, descriptors = await self.call_raw("listen", path=path, datagrams=datagrams)
         return socket.socket(fileno=descriptors[0])
+
+
+def _plain(ids: Ids) -> tuple[int, int, list[int]]:
+    return ids[0], ids[1], list(ids[2])
 
 
 def python_argv(module: str, *args: str) -> list[str]:

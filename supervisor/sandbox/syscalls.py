@@ -98,6 +98,11 @@ def inotify_add_watch(descriptor: int, path: str, mask: int) -> int:
     return _check(result, "inotify_add_watch", path)
 
 
+def ptrace_traceme() -> None:
+    """The next execve(2) of this process stops it for its parent, before the new program's first instruction."""
+    _check(_libc.ptrace(ctypes.c_long(0), ctypes.c_long(0), None, None), "ptrace", "TRACEME")
+
+
 def clone_sibling(flags: int) -> int:
     """Fork with `flags`; the child's parent is the caller's parent (CLONE_PARENT). Returns 0 in the child.
 

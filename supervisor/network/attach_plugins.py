@@ -14,10 +14,11 @@ import trio
 
 from netconf import AttachmentArgs, NetworkList, Result
 from supervisor.errors import AttachmentError
-from supervisor.network.attachment import Attachment, NetworkRequest
+from supervisor.network.attachment import Attachment, NetworkRequest, Publisher
 from supervisor.network.name_service import NameService
 from supervisor.network.netlink import Netlink, open_socket_in
 from supervisor.network.plugins import PluginRunner, default_cni_path
+from supervisor.network.port_relay import PortRelay, RelayedPorts
 from supervisor.network.portmap import PortMaps, port_mappings
 from supervisor.network.ports import Reservation
 from supervisor.network.records import AttachmentRecord, Key, Records
@@ -28,7 +29,7 @@ from supervisor.network.uplink import Uplink
 from supervisor.network.wishes import own_port_mapper, verify_wishes, with_capabilities, with_mtu
 from supervisor.sandbox.process import Completed
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.teardown import Teardown
+from supervisor.teardown import Teardown, start_in_turn
 
 if TYPE_CHECKING:
     from supervisor.container import Container
@@ -106,10 +107,15 @@ class PluginNetworks:
             await self._add_network_broadcasts(container.netns, request.ifname, result)
         maps = PortMaps(self.runner, self.records, self._uplink, record)
         teardown.push("withdraw its ports", maps.close)
+        publisher: Publisher = maps
         if own_mapper:
             await maps.hold_mapped(reservation)
         else:
-            await maps.publish_reserved(reservation)
+            if self._uplink is not None:
+                relay = PortRelay(self.sandbox, container.netns, _own_addresses(result))
+                await start_in_turn("end the port relay", relay.run, teardown, nursery)
+                publisher = RelayedPorts(relay, maps)
+            await publisher.publish_reserved(reservation)
         teardown.push("forget its names", partial(self._names.leave, network.name, container.id))
         served = await self._names.join(network, container.id, names, result)
         return Attachment(
@@ -117,7 +123,7 @@ class PluginNetworks:
             ifname=request.ifname,
             result=result,
             reaches_host=self._uplink is None,
-            publisher=maps,
+            publisher=publisher,
             served=served,
             forwards_names=self._names.forwards(result),
             teardown=teardown,
@@ -215,6 +221,12 @@ class _NetworkDomain:
     ) -> Completed:
         netns = await self._uplink.open() if self._uplink is not None else None
         return await self._sandbox.run(argv, env=env, stdin=stdin, netns=netns)
+
+
+def _own_addresses(result: Result) -> dict[str, str]:
+    """The container's, and with each where its way out begins; itself if it has none."""
+    pairs = ((ip.address.partition("/")[0], ip.gateway) for ip in result.container_ips())
+    return {address: gateway or address for address, gateway in pairs}
 
 
 def _empty_lease_books(sandbox: Sandbox, lease_dir: str, network: str) -> list[str]:

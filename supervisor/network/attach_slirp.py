@@ -11,9 +11,9 @@ import trio
 
 from netconf import parse_result
 from supervisor.errors import AttachmentError
-from supervisor.network.attachment import Attachment, NetworkRequest
+from supervisor.network.attachment import Attachment, NetworkRequest, Publisher
 from supervisor.network.netns import NetnsPool
-from supervisor.network.port_relay import PortRelay
+from supervisor.network.port_relay import PortRelay, RelayedPorts
 from supervisor.network.ports import Reservation
 from supervisor.network.slirp import Slirp, SlirpEvent, SlirpRestarted, run_slirp
 from supervisor.network.slirp_conf import decode_options
@@ -69,17 +69,19 @@ class SlirpNetworks:
             ),
             teardown, nursery, end=Slirp.end,
         )  # fmt: skip
+        publisher: Publisher = slirp
         if options.port_handler == "relay":
-            slirp.relay = PortRelay(self._sandbox, container.netns, options.address)
-            await start_in_turn("end the port relay", slirp.relay.run, teardown, nursery)
-        await slirp.publish_reserved(reservation)
+            relay = PortRelay(self._sandbox, container.netns, {options.address: options.gateway})
+            await start_in_turn("end the port relay", relay.run, teardown, nursery)
+            publisher = RelayedPorts(relay, slirp)
+        await publisher.publish_reserved(reservation)
         raw = msgspec.json.encode(slirp.result(container.netns))
         return Attachment(
             network=request.network,
             ifname=request.ifname,
             result=parse_result(raw),
             slirp=slirp,
-            publisher=slirp,
+            publisher=publisher,
             teardown=teardown,
         )
 

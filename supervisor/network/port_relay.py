@@ -1,19 +1,23 @@
-"""Published TCP ports by a relay in the container's netns: as quick as loopback, without the peer's address.
+"""Published TCP ports by a relay in the container's netns: as quick as loopback, and the peer's address arrives.
 
 The listening sockets are ours and stay so: a relay that dies is started again and gets them anew, and connections
-wait in their queues meanwhile. Which way a port takes is for its network to say (`portHandler`).
+wait in their queues meanwhile. Inside, the relay calls from the peer's own address; a mark keeps the answers inside.
 """
 
 from __future__ import annotations
 
 import itertools
 import socket
+from collections.abc import Mapping, Sequence
 
 import structlog
 import trio
 
 from supervisor.errors import AttachmentError
-from supervisor.network.ports import PortMapping, PortTaken, open_host_socket
+from supervisor.network.attachment import Publisher
+from supervisor.network.ports import PortMapping, PortTaken, Reservation, open_host_socket
+from supervisor.network.relay import MARK
+from supervisor.network.reply_routes import route_relayed
 from supervisor.sandbox.descriptors import rights
 from supervisor.sandbox.process import Process
 from supervisor.sandbox.sandbox import Sandbox, python_argv
@@ -29,8 +33,12 @@ BACKLOG = 4096
 class PortRelay:
     """A task (`run`) beside its container. `published` is what it carries."""
 
-    def __init__(self, sandbox: Sandbox, netns: str, address: str) -> None:
-        self._sandbox, self._netns, self._address = sandbox, netns, address
+    def __init__(self, sandbox: Sandbox, netns: str, addresses: Mapping[str, str]) -> None:
+        """`addresses` are the container's, each with the one that stands for callers who can't be named there: those of
+        the host's loopback, and of another family.
+        """
+        self._sandbox, self._netns, self._addresses = sandbox, netns, dict(addresses)
+        self._names_callers: bool | None = None  # once that is known
         self._numbers = itertools.count(1)
         self._listeners: dict[PortMapping, tuple[int, socket.socket]] = {}
         self._control: trio.socket.SocketType | None = None
@@ -48,6 +56,10 @@ class PortRelay:
         """Its process, as the sandbox counts; 0 while none runs."""
         return self._process.pid if self._process is not None and self._process.status is None else 0
 
+    def keeps_source(self, mapping: PortMapping) -> bool:
+        """Whether the container sees the address of a peer that is another host."""
+        return bool(self._names_callers) and (":" in self._address_for(mapping)) == mapping.is_ipv6
+
     async def publish(self, mapping: PortMapping) -> None:
         """Listen on the host, and carry what comes to the container's port. TCP only, IPv4 and IPv6.
 
@@ -56,6 +68,8 @@ class PortRelay:
         """
         if self._has_ended:
             raise AttachmentError("the port relay has ended")
+        if self._names_callers is None:
+            self._names_callers = await route_relayed(self._sandbox, self._netns, MARK)
         number, listener = next(self._numbers), _listen(mapping)
         self._listeners[mapping] = (number, listener)
         self._wanted.set()
@@ -122,8 +136,15 @@ class PortRelay:
                 await process.kill_and_wait()
 
     async def _add(self, mapping: PortMapping, number: int, listener: socket.socket) -> None:
-        text = f"add {number} {self._address} {mapping.container_port}"
+        address = self._address_for(mapping)
+        stand_in = self._addresses[address] if self._names_callers else "-"
+        text = f"add {number} {address} {mapping.container_port} {stand_in}"
         await self._ask(text, (listener.fileno(),))
+
+    def _address_for(self, mapping: PortMapping) -> str:
+        """The container's, of the same family if it has one."""
+        same = (one for one in self._addresses if (":" in one) == mapping.is_ipv6)
+        return next(same, None) or next(iter(self._addresses))
 
     async def _ask(self, text: str, descriptors: tuple[int, ...] = ()) -> None:
         """Shielded: half a question would be answered to the next. A relay that is gone gets it when it is back."""
@@ -137,6 +158,43 @@ class PortRelay:
                 return
         if scope.cancelled_caught:
             raise AttachmentError(f"the port relay did not answer within {ANSWER_SECONDS} s")
+
+
+class RelayedPorts:
+    """A Publisher: TCP by the relay, and all else by another."""
+
+    def __init__(self, relay: PortRelay, others: Publisher) -> None:
+        self._relay, self._others = relay, others
+
+    @property
+    def published(self) -> tuple[PortMapping, ...]:
+        return (*self._relay.published, *self._others.published)
+
+    def keeps_source(self, mapping: PortMapping) -> bool | None:
+        by_relay = mapping in self._relay.published
+        return self._relay.keeps_source(mapping) if by_relay else self._others.keeps_source(mapping)
+
+    async def publish_reserved(self, reservation: Reservation) -> tuple[PortMapping, ...]:
+        """Raises: PortTaken, AttachmentError."""
+        mappings = reservation.mappings
+        with reservation.split("tcp") as relayed:
+            new = [one for one in relayed.mappings if one not in self._relay.published]
+            try:
+                for mapping in new:
+                    await self._relay.publish(mapping)
+                await self._others.publish_reserved(reservation)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.withdraw(new)
+                raise
+        return mappings
+
+    async def withdraw(self, mappings: Sequence[PortMapping]) -> None:
+        """Raises: AttachmentError, and nothing has changed; ExceptionGroup."""
+        relayed = [one for one in mappings if one in self._relay.published]
+        await self._others.withdraw([one for one in mappings if one not in relayed])
+        for mapping in relayed:
+            await self._relay.withdraw(mapping)
 
 
 def _listen(mapping: PortMapping) -> socket.socket:

@@ -178,6 +178,14 @@ class Reservation:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         return sock
 
+    def split(self, protocol: Protocol) -> Reservation:
+        """Hand the ports of one protocol over to a reservation of their own."""
+        part = Reservation()
+        part.mappings = tuple(one for one in self.mappings if one.protocol == protocol)
+        part._sockets = {one: self._sockets.pop(one) for one in part.mappings if one in self._sockets}
+        self.mappings = tuple(one for one in self.mappings if one.protocol != protocol)
+        return part
+
     def make_way(self, mapping: PortMapping) -> None:
         """Call it right before `mapping` is published: slirp4netns can't bind a UDP port beside us."""
         if mapping.protocol == "udp" and (sock := self._sockets.pop(mapping, None)):

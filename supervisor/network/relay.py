@@ -2,14 +2,17 @@
 
 Standard library only, started as `python -I -S`. The listening sockets are the host's: a socket keeps the network
 namespace that it was made in, so accepting in one and connecting in another needs no privilege and no packet in
-between. No byte passes through Python. The peer's address is lost: connections come from the container's own address.
+between. No byte passes through Python. It calls from the peer's own address (IP_TRANSPARENT), where the netns has been
+made ready for that (reply_routes.py).
 
-Control socket (SOCK_SEQPACKET, descriptor 3): `add NUMBER ADDRESS PORT` with a listening socket, `del NUMBER`; each is
-answered with `ok NUMBER`. At its end the relay exits.
+Control socket (SOCK_SEQPACKET, descriptor 3): `add NUMBER ADDRESS PORT STAND_IN` with a listening socket, `del NUMBER`;
+each is answered with `ok NUMBER`. STAND_IN is for callers whose address can't be used, and `-` where none can. At the
+control socket's end the relay exits.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import posix
 import select
@@ -18,11 +21,14 @@ from _socket import (
     AF_INET,
     AF_INET6,
     CMSG_SPACE,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
     IPPROTO_TCP,
     MSG_CMSG_CLOEXEC,
     SHUT_WR,
     SO_ERROR,
     SO_LINGER,
+    SO_REUSEADDR,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
@@ -32,6 +38,10 @@ from _socket import (
 )
 
 CONTROL = 3
+MARK = 0x63746E72  # of connections that end inside
+SO_MARK, IP_TRANSPARENT, IP_BIND_ADDRESS_NO_PORT, IPV6_TRANSPARENT = 36, 19, 24, 75
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+LOCAL = ("127.", "::1", "fe80:")  # addresses of callers that mean something else inside
 PIPE_BYTES = 1 << 20
 F_SETPIPE_SZ = 1031
 SPLICE = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
@@ -113,8 +123,63 @@ class Connection:
             half.close()
         for end in (self.client, self.server):
             if broken:
-                end.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
-            end.close()
+                _reset(end)
+            else:
+                end.close()
+
+
+class Port:
+    """A host's port, and the container's that it leads to."""
+
+    __slots__ = ("_address", "_port", "_stand_in", "listener", "number")
+
+    def __init__(self, number: int, listener: socket, address: str, port: int, stand_in: str) -> None:
+        self.number, self.listener = number, listener
+        self._address, self._port, self._stand_in = address, port, stand_in
+
+    def call(self, host: str, port: int) -> socket:
+        """A connection to the server, under way, from the caller's address and, if that is free, his port.
+
+        Raises: OSError.
+        """
+        for source in self._sources(host, port):
+            family = AF_INET6 if ":" in self._address else AF_INET
+            server = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
+            try:
+                if source is not None:
+                    _bind(server, source)
+                server.connect((self._address, self._port))
+            except BlockingIOError:
+                return server
+            except OSError as exc:
+                server.close()
+                if exc.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                    raise
+            else:
+                return server
+        raise OSError(errno.EADDRNOTAVAIL, "no source address is free")
+
+    def _sources(self, host: str, port: int) -> tuple[tuple[str, int] | None, ...]:
+        if self._stand_in == "-":
+            return (None,)
+        if (":" in host) != (":" in self._address) or host == self._address or host.startswith(LOCAL):
+            return ((self._stand_in, 0),)
+        return ((host, port), (host, 0))
+
+
+def _bind(server: socket, source: tuple[str, int]) -> None:
+    six = server.family == AF_INET6
+    server.setsockopt(SOL_SOCKET, SO_MARK, MARK)
+    server.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    server.setsockopt(IPPROTO_IPV6 if six else IPPROTO_IP, IPV6_TRANSPARENT if six else IP_TRANSPARENT, 1)
+    if not source[1]:
+        server.setsockopt(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)  # chosen for the pair, so there are enough
+    server.bind(source)
+
+
+def _reset(end: socket) -> None:
+    end.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
+    end.close()
 
 
 class Relay:
@@ -123,7 +188,7 @@ class Relay:
     def __init__(self, control: socket) -> None:
         self._control = control
         self._poll = select.epoll()
-        self._listeners: dict[int, tuple[int, socket, str, int]] = {}  # by descriptor
+        self._listeners: dict[int, Port] = {}  # by descriptor
         self._paused = False  # out of descriptors
         self._pending: dict[int, tuple[socket, socket]] = {}  # being connected, by the server's descriptor
         self._connections: dict[int, Connection] = {}  # by either descriptor
@@ -152,42 +217,37 @@ class Relay:
         word, number, *rest = data.decode().split()
         if word == "add":
             listener = socket(fileno=int.from_bytes(ancillary[0][2], sys.byteorder))
-            self._listeners[listener.fileno()] = (int(number), listener, rest[0], int(rest[1]))
+            self._listeners[listener.fileno()] = Port(int(number), listener, rest[0], int(rest[1]), rest[2])
             self._poll.register(listener.fileno(), 0 if self._paused else select.EPOLLIN)
         else:
-            for found in [one for one in self._listeners.values() if one[0] == int(number)]:
-                del self._listeners[found[1].fileno()]
-                self._poll.unregister(found[1].fileno())
-                found[1].close()
+            for found in [one for one in self._listeners.values() if one.number == int(number)]:
+                del self._listeners[found.listener.fileno()]
+                self._poll.unregister(found.listener.fileno())
+                found.listener.close()
         self._control.send(b"ok " + number.encode())
         return True
 
-    def _accept(self, port: tuple[int, socket, str, int]) -> None:
-        _, listener, address, number = port
+    def _accept(self, port: Port) -> None:
         try:
-            client = socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]  # accept4 with SOCK_CLOEXEC
+            descriptor, caller = port.listener._accept()  # type: ignore[attr-defined]  # accept4 with SOCK_CLOEXEC
         except BlockingIOError:
             return
         except OSError:
             self._pause(paused=True)
             return
-        try:
-            server = socket(
-                AF_INET6 if ":" in address else AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK
-            )
-        except OSError:
-            client.close()
-            self._pause(paused=True)
-            return
+        client = socket(fileno=descriptor)
         client.setblocking(False)
+        try:
+            server = port.call(caller[0], caller[1])
+        except OSError as exc:
+            if exc.errno in NO_ROOM:
+                client.close()
+                self._pause(paused=True)
+            else:
+                _reset(client)
+            return
         self._pending[server.fileno()] = (client, server)
         self._poll.register(server.fileno(), select.EPOLLOUT)
-        try:
-            server.connect((address, number))
-        except BlockingIOError:
-            return
-        except OSError:
-            self._refuse(server.fileno())
 
     def _pause(self, *, paused: bool) -> None:
         """Take no more connections until one has ended: there are no descriptors for them."""
@@ -197,8 +257,7 @@ class Relay:
 
     def _refuse(self, descriptor: int) -> None:
         client, server = self._pending.pop(descriptor)
-        client.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
-        client.close()
+        _reset(client)
         server.close()
         if self._paused:
             self._pause(paused=False)

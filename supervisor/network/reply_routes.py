@@ -1,7 +1,9 @@
-"""Answers leave by the network that they were asked on, in containers that are on several (ip-rule(8), source routing).
+"""Answers go back the way that the question came (ip-rule(8)), where the default route would lead them elsewhere.
 
 A container has one default route, its first network's. What comes in by another one, through a published port for
-instance, would be answered on the wrong side. So each address of such a container gets a table of its own.
+instance, would be answered on the wrong side: each address of such a container gets a table of its own. And what the
+port relay has let in comes from inside, with the address of a peer outside: such connections bear a mark, by which
+their answers stay inside.
 """
 
 from __future__ import annotations
@@ -30,9 +32,12 @@ from supervisor.sandbox.sandbox import Sandbox
 log = structlog.get_logger()
 
 FIRST_TABLE = 100  # cni0's; the next ones are those of cni1, …
+RELAYED_TABLE = FIRST_TABLE - 1
+RELAYED_PRIORITY, REPLIES_PRIORITY = 100, 200  # told, as the kernel puts later rules first
 
-_FRA_SRC, _FRA_TABLE = 2, 15
-_FR_ACT_TO_TBL, _RTN_UNICAST, _RTPROT_BOOT, _SCOPE_UNIVERSE, _SCOPE_LINK = 1, 1, 3, 0, 253
+_FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE = 2, 6, 10, 15
+_FR_ACT_TO_TBL, _RTN_UNICAST, _RTN_LOCAL, _RTPROT_BOOT = 1, 1, 2, 3
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST = 0, 253, 254
 
 
 async def route_replies(sandbox: Sandbox, netns: str, attachments: Sequence[Attachment]) -> None:
@@ -65,4 +70,31 @@ def _add(sock: socket.socket, ifname: str, address: str, gateway: str, table: in
         create(sock, RTM_NEWROUTE, route, [*to, *attributes, (RTA_OIF, oif), (RTA_TABLE, number)])
     # struct fib_rule_hdr: family, dst_len, src_len, tos, table, two reserved, action, flags
     rule = struct.pack("=8BI", family, 0, bits, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
-    create(sock, RTM_NEWRULE, rule, [(_FRA_SRC, interface.ip.packed), (_FRA_TABLE, number)])
+    priority = (_FRA_PRIORITY, struct.pack("=I", REPLIES_PRIORITY))
+    create(sock, RTM_NEWRULE, rule, [(_FRA_SRC, interface.ip.packed), priority, (_FRA_TABLE, number)])
+
+
+async def route_relayed(sandbox: Sandbox, netns: str, mark: int) -> bool:
+    """Keep what bears `mark` inside, and let accepted connections bear that of their first packet (tcp_fwmark_accept).
+
+    False where the kernel can't.
+    """
+    try:
+        await sandbox.call("sysctl", netns=netns, settings={"net/ipv4/tcp_fwmark_accept": "1"})
+        with await open_socket_in(sandbox, netns) as sock:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                _add_local(sock, family, mark)
+    except OSError as exc:
+        log.info("relayed_route_refused", error=str(exc))
+        return False
+    return True
+
+
+def _add_local(sock: socket.socket, family: int, mark: int) -> None:
+    table = (RTA_TABLE, struct.pack("=I", RELAYED_TABLE))
+    route = struct.pack("=8BI", family, 0, 0, 0, 0, _RTPROT_BOOT, _SCOPE_HOST, _RTN_LOCAL, 0)
+    create(sock, RTM_NEWROUTE, route, [(RTA_OIF, link_index(sock, "lo")), table])
+    rule = struct.pack("=8BI", family, 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
+    priority = (_FRA_PRIORITY, struct.pack("=I", RELAYED_PRIORITY))
+    number = (_FRA_TABLE, struct.pack("=I", RELAYED_TABLE))
+    create(sock, RTM_NEWRULE, rule, [(_FRA_FWMARK, struct.pack("=I", mark)), priority, number])

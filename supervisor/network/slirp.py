@@ -23,7 +23,6 @@ import trio
 from supervisor.errors import SlirpError
 from supervisor.groups import bare_errors
 from supervisor.network import slirp_api
-from supervisor.network.port_relay import PortRelay
 from supervisor.network.ports import PortMapping, PortTaken, Reservation, reserve_ports
 from supervisor.network.restarts import Deaths, Restarts
 from supervisor.network.slirp_conf import (
@@ -185,7 +184,6 @@ class Slirp:
         self._ready_seconds = ready_seconds
         self._persistent_tap = persistent_tap
         self._configured = False
-        self.relay: PortRelay | None = None  # carries TCP ports instead, where that is wished
         self._published: dict[PortMapping, int] = {}
         self._process: SlirpProcess | None = None
         self._ending = False
@@ -203,8 +201,7 @@ class Slirp:
 
     @property
     def published(self) -> tuple[PortMapping, ...]:
-        relayed = self.relay.published if self.relay is not None else ()
-        return (*self._published, *relayed)
+        return tuple(self._published)
 
     def result(self, netns_path: str | None = None) -> dict[str, Any]:
         """The CNI 1.1.0 result of this attachment; `netns_path` as it shall read there (default: as we
@@ -223,25 +220,21 @@ class Slirp:
             self._process.close_exit()
 
     def keeps_source(self, mapping: PortMapping) -> bool:
-        """A peer's own address arrives, but by a relay. Of the host itself it is the gateway's."""
-        return mapping in self._published
+        """A peer's own address arrives; that of the host itself reads as the gateway's."""
+        return True
 
     async def publish(self, mapping: PortMapping) -> PortMapping:
         """Forward a host port to the container; TCP and UDP over IPv4. Returns it with the host port filled
         in.
 
         The peer's address arrives in the container, except that 127.0.0.1 of the host appears as the
-        gateway; with a relay (TCP, IPv6 too) it does not. Shielded (about 1 ms). Raises: PortTaken; SlirpError
-        without an API socket, or for IPv6.
+        gateway. Shielded (about 1 ms). Raises: PortTaken; SlirpError without an API socket, or for IPv6.
         """
         if mapping in self.published:
             return mapping
         if mapping.host_port == 0:
             with reserve_ports([mapping]) as reservation:
                 return (await self.publish_reserved(reservation))[0]
-        if self.relay is not None and mapping.protocol == "tcp":
-            await self.relay.publish(mapping)
-            return mapping
         request = slirp_api.add_hostfwd(mapping, self.options.address)
         try:
             answer = await self._call(request)
@@ -268,8 +261,6 @@ class Slirp:
     async def withdraw(self, mappings: Sequence[PortMapping]) -> None:
         """Stop forwarding them, whose host ports are free then. Nothing happens for those that are not published."""
         for mapping in mappings:
-            if self.relay is not None:
-                await self.relay.withdraw(mapping)
             with suppress(KeyError):
                 await self._call(partial(self._removal, mapping))
                 del self._published[mapping]

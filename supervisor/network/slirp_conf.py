@@ -24,7 +24,7 @@ MINIMUM_MTU, MAXIMUM_MTU = 68, 65521  # RFC 791; slirp4netns(1)
 MINIMUM_MTU_IPV6 = 1280  # RFC 8200
 IPV6_PREFIX = "fd00::/64"  # fixed in slirp4netns
 STDERR_BYTES = 16384
-PORT_HANDLERS = ("slirp4netns", "relay")
+PORT_HANDLERS = ("relay", "slirp4netns")
 
 IPV6_SYSCTLS = {"net.ipv6.conf.default.accept_dad": "0", "net.ipv6.conf.all.accept_dad": "0"}
 """To be set in the netns before slirp starts with `enableIPv6`, or its address stays tentative for 1-2 s.
@@ -61,7 +61,7 @@ class SlirpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     true}`.
 
     `outbound_addr` and `outbound_addr6` are addresses of the host, or one of its interfaces, to send from.
-    `port_handler` carries published TCP ports: slirp4netns keeps the peer's address, a relay (port_relay.py) is quick.
+    `port_handler` carries published TCP ports: a relay (port_relay.py) is quick, slirp4netns needs no other process.
     """
 
     mtu: Annotated[int, msgspec.Meta(ge=MINIMUM_MTU, le=MAXIMUM_MTU)] = 1500
@@ -71,7 +71,7 @@ class SlirpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     outbound_addr: str | None = msgspec.field(default=None, name="outboundAddr")
     outbound_addr6: str | None = msgspec.field(default=None, name="outboundAddr6")
     disable_dns: bool = msgspec.field(default=False, name="disableDNS")
-    port_handler: str = msgspec.field(default="slirp4netns", name="portHandler")
+    port_handler: str = msgspec.field(default="relay", name="portHandler")
 
     def __post_init__(self) -> None:
         _check_cidr(self.cidr)

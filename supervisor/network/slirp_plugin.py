@@ -278,7 +278,7 @@ class _Command:
         except SlirpConfError as exc:
             code = ErrorCode.INVALID_CONFIG if exc.option else ErrorCode.UNSUPPORTED_FIELD
             raise Failure(code, exc.message) from exc
-        if options.port_handler == "relay":
+        if self._conf.get("portHandler") == "relay":
             raise Failure(
                 ErrorCode.UNSUPPORTED_FIELD,
                 "portHandler: relay is a task of ctnr's supervisor; leave it out",

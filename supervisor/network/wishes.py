@@ -36,25 +36,22 @@ def portmap_alone(network: NetworkList, name: str) -> NetworkList:
 
 def check_publishable(network: NetworkList, mappings: Sequence[PortMapping], *, rootless: bool) -> None:
     """Tell before anything starts what is sure to fail. Raises: AttachmentError."""
-    mapping = next((one for one in mappings if one.is_ipv6), None)
+    kind = network.plugins[0].type
+    conf = msgspec.json.decode(network.plugins[0].raw)
+    behind_slirp = kind == "slirp" or (rootless and kind != "pasta")
+    relayed = behind_slirp and own_port_mapper(network) is None and conf.get("portHandler") != "slirp4netns"
+    mapping = next(
+        (one for one in mappings if one.is_ipv6 and not (relayed and one.protocol == "tcp")), None
+    )
     if mapping is None:
         return
     what = f"publish host port {mapping.host_text()}: network {network.name}"
-    kind = network.plugins[0].type
-    conf = msgspec.json.decode(network.plugins[0].raw)
-    if kind == "slirp":
-        relayed = conf.get("portHandler") == "relay"
-        if not relayed or mapping.protocol != "tcp":
-            raise AttachmentError(
-                f"{what} can't: slirp4netns forwards IPv4 only",
-                cure="publish on an IPv4 address, or use pasta, or a slirp network with portHandler=relay for TCP",
-            )
-    elif rootless and kind != "pasta":
+    if behind_slirp:
         raise AttachmentError(
-            f"{what} can't: it lies behind the uplink, whose slirp4netns forwards IPv4 only",
-            cure="publish on an IPv4 address, or use pasta, or slirp:portHandler=relay",
+            f"{what} can't: slirp4netns forwards IPv4 only",
+            cure="publish on an IPv4 address, or use pasta",
         )
-    elif kind in ("bridge", "ptp") and not _gives_ipv6(conf):
+    if kind in ("bridge", "ptp") and not _gives_ipv6(conf):
         raise AttachmentError(
             f"{what} gives its containers no IPv6 address",
             cure="publish on an IPv4 address, or use a network made with: ctnr net create --ipv6",

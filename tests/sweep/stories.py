@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from ctnr.embedded import EmbeddedEngine, tell_nobody
-from netconf import NetworkList, load_builtin
+from netconf import load_builtin
 from supervisor import ContainerSpec, open_group
 from supervisor.bundle import open_bundle
 from supervisor.cgroups.limits import Limits
@@ -96,21 +96,18 @@ async def connect(stage: Stage, props: Props) -> None:
 
 async def relay(stage: Stage, props: Props) -> None:
     """Ports by the relay, one of them published and withdrawn while the container runs."""
-    quick = NetworkList.from_bytes(b'{"name": "quick", "type": "slirp", "portHandler": "relay"}', "sweep")
-    spec = open_bundle(str(props.bundle), name="hero", args=["sleep", "1000"], networks=[quick])
-    async with stage.run(dataclasses.replace(spec, ports=parse_ports("8080:80"))) as container:
-        carrier = container.attachments[0].slirp
-        assert carrier is not None
-        await carrier.publish(*parse_ports("8081:81"))
-        await carrier.withdraw(parse_ports("8080:80"))
+    spec = _spec(props, "sleep", "1000", networks=["slirp"], ports="8080:80")
+    async with stage.run(spec) as container:
+        await container.membership.publish(parse_ports("8081:81"))
+        await container.membership.withdraw(parse_ports("8080:80"))
 
 
 async def ports(stage: Stage, props: Props) -> None:
-    """Ports by portmap, one published and one of two withdrawn while the container runs."""
-    spec = _spec(props, "sleep", "1000", networks=["bridge"], ports="8080-8081:80-81")
+    """Ports by portmap (rootless: UDP only) and by a relay, published and withdrawn while the container runs."""
+    spec = _spec(props, "sleep", "1000", networks=["bridge"], ports="8080-8081:80-81/udp")
     async with stage.run(spec) as container:
-        await container.membership.publish(parse_ports("8082:82"))
-        await container.membership.withdraw(parse_ports("8080:80"))
+        await container.membership.publish((*parse_ports("8082:82"), *parse_ports("8082:82/udp")))
+        await container.membership.withdraw(parse_ports("8080:80/udp"))
 
 
 async def restarts(stage: Stage, props: Props) -> None:

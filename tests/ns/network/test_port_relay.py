@@ -54,7 +54,7 @@ async def relayed(tmp_path: Path) -> AsyncIterator[tuple[Sandbox, PortRelay]]:
         netns = f"{sandbox.run_dir}/netns/relayed"
         await sandbox.new_netns(netns)
         async with served(sandbox, netns):
-            relay = PortRelay(sandbox, netns, "127.0.0.1")
+            relay = PortRelay(sandbox, netns, {"127.0.0.1": "127.0.0.1"})
             await nursery.start(relay.run)
             yield sandbox, relay
             nursery.cancel_scope.cancel()
@@ -176,7 +176,7 @@ async def test_cancelled_at_every_step_nothing_listens(tmp_path: Path) -> None:
         while not finished:
             steps += 1
             mapping = free()
-            relay = PortRelay(sandbox, netns, "127.0.0.1")
+            relay = PortRelay(sandbox, netns, {"127.0.0.1": "127.0.0.1"})
             with trio.CancelScope() as scope:
                 counted = _CancelAtStep(steps, scope)
                 trio.lowlevel.add_instrument(counted)

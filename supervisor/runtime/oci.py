@@ -111,7 +111,7 @@ class Runtime:
         # shielded: a runtime that is killed half-way leaves half a container
         scope = trio.CancelScope(shield=True, deadline=trio.current_time() + START_SECONDS)
         try:
-            with scope:
+            with scope, self._sandbox.keep_ends() as ends:
                 if stdio.tty:
                     runner, terminal = await self._spawn_with_terminal([*argv], directory, container, joins)
                 else:
@@ -121,7 +121,7 @@ class Runtime:
                     )  # fmt: skip
                 if await runner.wait():
                     raise await self._failure(log, command[0], runner.status or 1)
-                return Started(self._sandbox.adopt(await self._read_pid(directory)), terminal)
+                return Started(self._sandbox.adopt(await self._read_pid(directory), ends), terminal)
             raise RuntimeFailed(f"{self.name} {command[0]}: not done after {START_SECONDS} s")
         except BaseException:
             if terminal is not None:

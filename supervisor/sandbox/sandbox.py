@@ -8,8 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ from supervisor.sandbox.protocol import Channel, Reply
 PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READY_SECONDS = 20
-KEPT_ENDS = 4096  # ends of processes that nobody has asked for yet
 SMALL_TREE_ENTRIES = 512
 
 
@@ -56,7 +55,7 @@ class Sandbox:
         self.rootless = rootless
         self._channel = channel
         self._processes: dict[int, Process] = {}
-        self._ends: dict[int, int] = {}
+        self._kept_ends: list[dict[int, int]] = []
         self._host_pids: dict[int, int] = {}
         self.call_raw = channel.call
 
@@ -114,12 +113,13 @@ class Sandbox:
         descriptors = dict(pass_fds or {})
         descriptors |= {target: own for target, own in enumerate((stdin, stdout, stderr)) if own is not None}
         program = argv[0] if "/" in argv[0] else find_program(argv[0], environment.get("PATH"))
-        reply, _ = await self.call_raw(
-            "spawn", (*descriptors.values(), *joins), argv=[program, *argv[1:]], env=environment, cwd=cwd,
-            targets=list(descriptors), netns=netns, joins=len(joins),
-        )  # fmt: skip
-        assert reply.pid is not None
-        return self.adopt(reply.pid)
+        with self.keep_ends() as ends:
+            reply, _ = await self.call_raw(
+                "spawn", (*descriptors.values(), *joins), argv=[program, *argv[1:]], env=environment, cwd=cwd,
+                targets=list(descriptors), netns=netns, joins=len(joins),
+            )  # fmt: skip
+            assert reply.pid is not None
+            return self.adopt(reply.pid, ends)
 
     async def run(
         self,
@@ -160,13 +160,26 @@ class Sandbox:
         finally:
             close_all(owned)
 
-    def adopt(self, pid: int) -> Process:
+    @contextmanager
+    def keep_ends(self) -> Iterator[Mapping[int, int]]:
+        """For `adopt`, around the start of a process: how others have ended by pid, for it may be one of them.
+
+        No longer than that: a pid comes again.
+        """
+        ends: dict[int, int] = {}
+        self._kept_ends.append(ends)
+        try:
+            yield ends
+        finally:
+            self._kept_ends = [one for one in self._kept_ends if one is not ends]
+
+    def adopt(self, pid: int, ends: Mapping[int, int]) -> Process:
         """A process that init has become (or will become) the parent of, such as a container's first one."""
         process = self._processes.get(pid)
         if process is None:
             process = self._processes[pid] = Process(self, pid)
-            if (status := self._ends.pop(pid, None)) is not None:
-                self._processes.pop(pid).set_ended(status)
+            if pid in ends:
+                self._processes.pop(pid).set_ended(ends[pid])
             elif self.gone:
                 self._processes.pop(pid).set_ended(9)
         return process
@@ -178,15 +191,13 @@ class Sandbox:
         return self._host_pids.get(pid)
 
     def on_exit(self, pid: int, wait_status: int) -> None:
-        """init reaped a process. Ends of unknown ones are kept a while: their pid may be read only later."""
+        """init reaped a process: a known one, or one whose pid may be about to be told, or nobody's."""
         self._host_pids.pop(pid, None)
         if (process := self._processes.pop(pid, None)) is not None:
             process.set_ended(wait_status)
             return
-        self._ends.pop(pid, None)
-        self._ends[pid] = wait_status
-        if len(self._ends) > KEPT_ENDS:
-            del self._ends[next(iter(self._ends))]
+        for ends in self._kept_ends:
+            ends[pid] = wait_status
 
     def on_gone(self) -> None:
         for process in list(self._processes.values()):

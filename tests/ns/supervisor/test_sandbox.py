@@ -152,3 +152,18 @@ async def test_two_sandboxes_in_one_program(tmp_path: Path, rootless: bool) -> N
             nursery.start_soon(count, one)
             nursery.start_soon(count, two)
         assert all(int(number) < 10 for number in results), "each sees its own processes only"
+
+
+async def test_a_pid_that_comes_again_is_another_process(tmp_path: Path, rootless: bool) -> None:
+    """Of what nobody has started init tells the end, too; after 32768 processes a program has the same number."""
+    async with open_sandbox(str(tmp_path), rootless=rootless) as sandbox:
+        orphan = await sandbox.run(["sh", "-c", "sleep 0.05 & echo $!"])
+        pid = int(orphan.stdout)
+        ended = await sandbox.run(["sh", "-c", f"while test -d /proc/{pid}; do sleep 0.01; done"])
+        assert ended.status == 0
+        last = await sandbox.run(["sh", "-c", f"echo {pid - 1} >/proc/sys/kernel/ns_last_pid"])
+        assert last.status == 0, last.stderr
+        again = await sandbox.spawn(["sleep", "1000"])
+        assert again.pid == pid
+        await sandbox.run(["true"])
+        assert again.status is None

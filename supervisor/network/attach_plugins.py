@@ -16,7 +16,7 @@ from netconf import AttachmentArgs, NetworkList, Result
 from supervisor.errors import AttachmentError
 from supervisor.network.attachment import Attachment, NetworkRequest, Publisher
 from supervisor.network.name_service import NameService
-from supervisor.network.netlink import Netlink, open_socket_in
+from supervisor.network.netlink import Link, Netlink, open_socket_in
 from supervisor.network.plugins import PluginRunner, default_cni_path
 from supervisor.network.port_relay import PortRelay, RelayedPorts
 from supervisor.network.portmap import PortMaps, port_mappings
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from supervisor.container import Container
 
 log = structlog.get_logger()
+
+ALONE_SECONDS = 1.0  # to wait for the plugins of others before a bridge is removed
 
 
 class PluginNetworks:
@@ -158,8 +160,7 @@ class PluginNetworks:
         """
         if self._uplink is not None and (record.result is not None or self._uplink.slirp is None):
             return
-        if record.network.name not in self._attached.values():
-            await self._remove_empty_bridges(record.network)
+        await self._remove_empty_bridges(record.network)
 
     async def verify_gone(self, record: AttachmentRecord) -> None:
         """Raises: AttachmentError if a link of the attachment is still there."""
@@ -182,21 +183,30 @@ class PluginNetworks:
             await self._remove_empty_bridges(network)
 
     async def _remove_empty_bridges(self, network: NetworkList) -> None:
-        """Plugins never remove a bridge. On the host one named ctnr-… is ours, and may go when nothing is on it."""
+        """Plugins never remove a bridge. On the host one named ctnr-… is ours, and may go when nothing is on it.
+
+        An ADD first sees to its bridge and then puts a link on it: so nobody's may be under way. Another supervisor
+        that is never without one is not waited for; the bridge goes with the next container then.
+        """
         bridges = [
             msgspec.json.decode(one.raw).get("bridge") for one in network.plugins if one.type == "bridge"
         ]
         ours = [name for name in bridges if isinstance(name, str)]
         if self._uplink is None:
             ours = [name for name in ours if name.startswith("ctnr-")]
-        if not ours:
+        if not ours or network.name in self._attached.values():
             return
         netns = self._uplink.netns if self._uplink is not None else None
         with Netlink(await open_socket_in(self.sandbox, netns)) as netlink:
-            links = await netlink.links()
-            for bridge in [link for link in links if link.name in ours and link.kind == "bridge"]:
-                if not any(link.master == bridge.index for link in links):
-                    await netlink.delete(bridge)
+            if not await _empty_bridges(netlink, ours):  # most often: then nobody has to wait
+                return
+            with trio.move_on_after(ALONE_SECONDS) as scope:
+                async with self.runner.turns.alone():
+                    if network.name not in self._attached.values():
+                        for bridge in await _empty_bridges(netlink, ours):
+                            await netlink.delete(bridge)
+            if scope.cancelled_caught:
+                log.info("empty_bridge_kept", network=network.name)
 
     async def _add_network_broadcasts(self, netns: str, ifname: str, result: Result) -> None:
         """`ip -4 route get 10.2.0.0` tells the container's address at its sixth place, on every kernel."""
@@ -227,6 +237,12 @@ def _own_addresses(result: Result) -> dict[str, str]:
     """The container's, and with each where its way out begins; itself if it has none."""
     pairs = ((ip.address.partition("/")[0], ip.gateway) for ip in result.container_ips())
     return {address: gateway or address for address, gateway in pairs}
+
+
+async def _empty_bridges(netlink: Netlink, names: Sequence[str]) -> list[Link]:
+    links = await netlink.links()
+    bridges = [link for link in links if link.name in names and link.kind == "bridge"]
+    return [bridge for bridge in bridges if not any(link.master == bridge.index for link in links)]
 
 
 def _empty_lease_books(sandbox: Sandbox, lease_dir: str, network: str) -> list[str]:

@@ -18,6 +18,7 @@ from supervisor import open_supervisor
 from supervisor.errors import PluginError
 from supervisor.network import uplink
 from supervisor.network.journal import JOURNAL_DIR, LEASE_DIR
+from supervisor.network.netlink import Link, Netlink
 from supervisor.sandbox.sandbox import PACKAGES
 from supervisor.spec import State
 from tests.ns.supervisor.helpers import KINDS, Outlet, said_by, spec
@@ -96,6 +97,32 @@ async def test_leases_for_three_times_the_subnets_size(bundle: Path, rootless: b
                     await container.signal(signal.SIGKILL)
                 await container.wait()
         assert not (await supervisor.realm(rootless=rootless)).networks.plugins.records.list()
+
+
+async def test_a_bridge_is_not_removed_under_an_add(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's bridge goes with its last container; the next one may just be coming, and has seen it still there."""
+    delete = Netlink.delete
+
+    async def delete_late(self: Netlink, link: Link) -> None:
+        if link.name == "ctnr-bridge":
+            removing.set()
+            await trio.sleep(0.3)
+        await delete(self, link)
+
+    monkeypatch.setattr(Netlink, "delete", delete_late)
+    removing = trio.Event()
+    bridge = [load_builtin("bridge")]
+
+    async def run_one() -> None:
+        async with supervisor.run(spec(bundle, ["true"], networks=bridge)) as container:
+            assert await container.wait() == 0
+
+    async with open_supervisor() as supervisor, trio.open_nursery() as nursery:
+        nursery.start_soon(run_one)
+        await removing.wait()
+        async with supervisor.run(spec(bundle, ["sleep", "1000"], networks=bridge)) as container:
+            await trio.sleep(0.5)
+            await container.membership.check(container.attachments[0])
 
 
 @KINDS

@@ -21,8 +21,8 @@ test: ## all tests, as root and as an unprivileged user, in a machine of their o
 
 torture: ## the sweeps at full length: every step, call and example, a thousand kills (half an hour)
 	@.ci/setup test
-	@.ci/as-root env CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest tests/sweep $(ARGS)
-	@CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest tests/unit -m hypothesis $(ARGS)
+	@.ci/as-root env CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest -o faulthandler_timeout=0 tests/sweep $(ARGS)
+	@CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest -o faulthandler_timeout=0 tests/unit -m hypothesis $(ARGS)
 
 bench: ## ctnr and rootless podman in pairs; writes docs/benchmarks.md
 	@.ci/setup bench

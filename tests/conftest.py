@@ -22,20 +22,18 @@ from tests.world.machine import Machine, enter_machine
 from tests.world.people import Person
 from tests.world.registry import Registry, docker_io_is
 
-# no deadline for an example: machines are shared, and a slow one is no defect
-hypothesis.settings.register_profile("house", deadline=None)
-hypothesis.settings.register_profile("torture", deadline=None, max_examples=5000)
+# a slow or busy machine is no fault of what is tested
+hypothesis.settings.register_profile(
+    "house", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile(
+    "torture", parent=hypothesis.settings.get_profile("house"), max_examples=5000
+)
 hypothesis.settings.load_profile("torture" if FULL else "house")
 
 _HERE = Path(__file__).parent
 _PLAIN = tuple(_HERE / name for name in ("unit", "house"))
 _MACHINE = pytest.StashKey[Machine]()
-
-# A slow or busy machine is no fault of what is tested.
-hypothesis.settings.register_profile(
-    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("any-machine")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from supervisor.container import Container
 
 KEPT_RESULTS = 5
+FIRST_EARLY_SECONDS = 0.1  # from the start, or from a check's end; doubled each time
 DRAIN_SECONDS = 0.2  # for its output, where something that it has started holds the pipes
 OUTPUT_BYTES = 4096  # of a probe, as docker keeps
 TIMED_OUT = -1
@@ -75,21 +76,24 @@ class Health:
         self.results: deque[ProbeResult] = deque(maxlen=KEPT_RESULTS)
         self.has_succeeded = False
 
-    def take(self, result: ProbeResult, up_seconds: float) -> bool:
-        """Whether the status is another one after this result, `up_seconds` into the round."""
+    def take(self, result: ProbeResult, up_seconds: float, *, early: bool = False) -> bool:
+        """Whether the status is another one after this result, `up_seconds` into the round.
+
+        A failure does not count in the start period, nor of an `early` check: it is only to see a success soon.
+        """
         before = self.status
         self.results.append(result)
         if result.status == 0:
             self.failing_streak, self.has_succeeded = 0, True
             self.status = HealthStatus.HEALTHY
-        elif self.has_succeeded or up_seconds >= self.check.start_period_seconds:
+        elif not early and (self.has_succeeded or up_seconds >= self.check.start_period_seconds):
             self.failing_streak += 1
             if self.failing_streak >= self.check.retries:
                 self.status = HealthStatus.UNHEALTHY
         return self.status is not before
 
     def pause(self, up_seconds: float) -> float:
-        """Seconds until the next check."""
+        """Seconds until the next check that counts."""
         check = self.check
         if not self.has_succeeded and up_seconds < check.start_period_seconds:
             return min(check.start_interval_seconds, check.interval_seconds)
@@ -102,15 +106,28 @@ async def watch(
     is_paused: Callable[[], bool],
     changed: Callable[[], Awaitable[None]],
 ) -> None:
-    """Check for ever, from the start of a round; one check at a time, none while the container is paused."""
+    """Check for ever, from the start of a round; one check at a time, none while the container is paused.
+
+    As long as it is `starting` there are early checks beside those that are due: one right after the start, and then
+    at pauses that grow, so that who waits for it does not wait for an interval.
+    """
     began = trio.current_time()
+    due, early_pause = began + health.pause(0), FIRST_EARLY_SECONDS
     while True:
-        await trio.sleep(health.pause(trio.current_time() - began))
-        if is_paused():
-            continue
-        result = await ask()
-        if not (result.status and is_paused()) and health.take(result, trio.current_time() - began):
-            await changed()
+        now = trio.current_time()
+        at = due
+        if health.status is HealthStatus.STARTING and now + early_pause < due:
+            at = now + early_pause
+            early_pause *= 2
+        await trio.sleep_until(at)
+        if not is_paused():
+            result = await ask()
+            took = trio.current_time() - began
+            if not (result.status and is_paused()) and health.take(result, took, early=at < due):
+                await changed()
+        if at == due or health.status is not HealthStatus.STARTING:
+            now = trio.current_time()
+            due = now + health.pause(now - began)
 
 
 async def probe(container: Container, check: HealthCheck) -> ProbeResult:

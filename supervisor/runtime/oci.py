@@ -9,13 +9,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from supervisor.errors import CommandNotExecutable, CommandNotFound, RuntimeFailed
 from supervisor.runtime.stdio import Stdio, receive_terminal
+from supervisor.sandbox import marked
 from supervisor.sandbox.process import Process
 from supervisor.sandbox.sandbox import DEFAULT_PATH, Sandbox
 
@@ -79,16 +83,20 @@ class Runtime:
     ) -> Started:
         """Start one more process (an OCI `process` object) in a running container; `directory` takes its files.
 
-        Raises: as `run`.
+        It is killed with all that it has started. Raises: as `run`.
         """
-        await self._sandbox.write_files({f"{directory}/process.json": (0o600, process)})
-        return await self._start(
+        mark = marked.LOWEST + secrets.randbits(61)
+        content = add_mark(process, mark)
+        await self._sandbox.write_files({f"{directory}/process.json": (0o600, content)})
+        started = await self._start(
             ["exec", "--detach", "--process", f"{directory}/process.json"],
             directory,
             container,
             stdio,
             joins,
         )
+        started.process.mark = mark if content is not process else None
+        return started
 
     async def delete(self, container: str) -> None:
         """Remove what the runtime keeps of a container that has ended."""
@@ -156,6 +164,19 @@ class Runtime:
         errors = [_log_message(line) for line in lines]
         told = next((text for text in reversed(errors) if text), f"exit status {status}")
         return explain_failure(self.name, command, told)
+
+
+def add_mark(process: bytes, mark: int) -> bytes:
+    """An OCI `process` with a mark (see `marked`); as it is where that limit is set or held low."""
+    hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+    if hard != resource.RLIM_INFINITY:
+        return process
+    decoded = msgspec.json.decode(process)
+    rlimits = decoded.setdefault("rlimits", [])
+    if any(one["type"] == marked.LIMIT for one in rlimits):
+        return process
+    rlimits.append({"type": marked.LIMIT, "soft": mark, "hard": (1 << 64) - 1})
+    return msgspec.json.encode(decoded)
 
 
 def explain_failure(runtime: str, command: str, told: str) -> RuntimeFailed:

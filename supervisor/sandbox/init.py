@@ -280,6 +280,12 @@ class Init:
             pass
         return {}, []
 
+    def op_kill_marked(self, number, descriptors, mark):
+        from supervisor.sandbox.marked import kill_marked  # most sandboxes never need it
+
+        kill_marked(mark)
+        return {}, []
+
     def op_mount(self, number, descriptors, source, target, kind, flags, data, make):
         if make:
             os.makedirs(target, 0o755, exist_ok=True)

@@ -37,10 +37,14 @@ def shell_status(wait_status: int) -> int:
 
 
 class Process:
-    """Known to the sandbox from its start to its end; `status` is None as long as it runs."""
+    """Known to the sandbox from its start to its end; `status` is None as long as it runs.
+
+    With a `mark` (see `marked`) it is killed with all that it has started, whatever became of that.
+    """
 
     def __init__(self, sandbox: Sandbox, pid: int) -> None:
         self.pid = pid
+        self.mark: int | None = None
         self.status: int | None = None
         self._sandbox = sandbox
         self._ended = trio.Event()
@@ -61,13 +65,15 @@ class Process:
             await self._sandbox.call("kill", pid=self.pid, signal=int(number), group=group)
 
     async def kill(self) -> None:
-        """SIGKILL to it and its group; nothing if it has ended."""
+        """SIGKILL to it, its group and what has its mark; nothing if it has ended."""
         if self.status is None and not self._sandbox.gone:
+            if self.mark is not None:
+                await self._sandbox.call("kill_marked", mark=self.mark)
             await self.signal(signals.SIGKILL, group=True)
             await self.signal(signals.SIGKILL)
 
     async def kill_and_wait(self) -> None:
-        """SIGKILL to its group, shielded until it is reaped."""
+        """As `kill`, shielded until it is reaped."""
         with trio.CancelScope(shield=True):
             await self.kill()
             await self._ended.wait()

@@ -55,17 +55,41 @@ def test_three_states(me: Person, names: list[str]) -> None:
     assert me.ctnr(*asked, "--format", "{{.HealthStatus}}").ok.stdout == "unhealthy\nhealthy\n"
 
 
+ESCAPES = (
+    "setsid sleep 4242 & (env -i /bin/setsid /bin/sh -c '/bin/sleep 4444 & /bin/sleep 4545' &); sleep 4343"
+)
+
+
 def test_a_check_that_hangs_is_killed_with_its_children(me: Person, names: list[str]) -> None:
-    start(me, names, "hangs", "--health-timeout=0.3s", "--health-cmd=sleep 4242 & sleep 4343")
-    seen = wait_for_health(me, "hangs", "unhealthy")
+    """Also with those in sessions of their own, whose parents have gone."""
+    start(me, names, "hangs", "--health-timeout=0.3s", "--health-interval=1000s", f"--health-cmd={ESCAPES}")
+    failed = me.ctnr("healthcheck", "run", "hangs")
+    assert "exceeded timeout (0.3s)" in failed.stderr
+    seen = state(me, "hangs")["Health"]
     assert seen["Log"][-1]["ExitCode"] == -1
-    assert "exceeded timeout (0.3s)" in seen["Log"][-1]["Output"]
-    me.ctnr("stop", "-t0", "hangs").ok  # noqa: B018
-    me.ctnr("start", "hangs").ok  # noqa: B018
-    time.sleep(0.6)
-    running = [me.ctnr("exec", "hangs", "ps").ok.stdout.count("sleep 4") for _ in range(5)]
-    assert max(running) <= 4, running  # those of one check (sh has both words as well)
-    assert "sleep 1000" in me.ctnr("exec", "hangs", "ps").ok.stdout
+    running = me.ctnr("exec", "hangs", "ps").ok.stdout
+    assert "sleep 4" not in running
+    assert "sleep 1000" in running
+
+
+def test_what_an_exec_has_started_goes_with_its_client(me: Person, names: list[str]) -> None:
+    start(me, names, "left")
+    with me.popen(["ctnr", "exec", "left", "sh", "-c", f"echo up; {ESCAPES}"]) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"up\n"
+        deadline = time.monotonic() + 20
+        while "sleep 4545" not in me.ctnr("exec", "left", "ps").ok.stdout:
+            assert time.monotonic() < deadline
+        client.kill()
+    while "sleep 4" in (running := me.ctnr("exec", "left", "ps").ok.stdout):
+        assert time.monotonic() < deadline, running
+    assert "sleep 1000" in running
+
+
+def test_what_an_exec_that_ends_has_started_goes_on(me: Person, names: list[str]) -> None:
+    start(me, names, "daemon")
+    me.ctnr("exec", "daemon", "sh", "-c", "setsid sleep 4242 > /dev/null 2>&1 &").ok  # noqa: B018
+    assert "sleep 4242" in me.ctnr("exec", "daemon", "ps").ok.stdout
 
 
 @pytest.mark.parametrize("action", ["kill", "stop", "restart"])

@@ -52,6 +52,19 @@ def test_run_returns_when_it_is_ready(chain: Person, ready: str, script: str) ->
     assert told.endswith("slow\n")
 
 
+def test_health_is_seen_long_before_the_first_check_is_due(chain: Person) -> None:
+    started = time.monotonic()
+    start(
+        chain,
+        "slow",
+        "--ready=health",
+        "--health-cmd=test -e /up",
+        script="sleep 0.5; touch /up; exec sleep 1000",
+    )
+    assert time.monotonic() - started < 15  # half of the default interval
+    assert chain.ctnr("inspect", "--format={{.State.Health.FailingStreak}}", "slow").ok.stdout == "0\n"
+
+
 def test_its_own_word(chain: Person) -> None:
     """sd_notify(3): sent from outside here, through the container's own mount of the socket."""
     script = 'echo "$NOTIFY_SOCKET"; exec sleep 1000'

@@ -71,16 +71,44 @@ async def played(
 
 
 async def test_checks_come_an_interval_apart(autojump_clock: trio.testing.MockClock) -> None:
-    asked, became = await played(CHECK, [1, 1, 1, 0], seconds=125, takes=1)
-    assert asked == [30, 61, 92, 123]
+    asked, became = await played(CHECK, [0, 1, 1, 1, 0], seconds=130, takes=1)
+    assert rounded(asked) == [0.1, 31.1, 62.1, 93.1, 124.1]
+    assert became == ["healthy", "unhealthy", "healthy"]
+
+
+async def test_until_it_is_healthy_it_is_asked_early_and_those_failures_do_not_count(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    failing = [1] * 100
+    asked, became = await played(CHECK, failing, seconds=94, takes=1)
+    counted = [30, 61, 92]
+    assert rounded(asked) == [0.1, 1.3, 2.7, 4.5, 7.1, 11.3, 18.7, 30, 43.8, 61, 87.6, 92]
+    assert set(counted) < set(asked)
+    assert became == ["unhealthy"]  # after three that were due, not after three
+
+
+async def test_an_early_success_counts(autojump_clock: trio.testing.MockClock) -> None:
+    asked, became = await played(CHECK, [1] * 5 + [0], seconds=40)
+    assert rounded(asked) == [0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 36.3]
+    assert became == ["healthy"]
+
+
+async def test_an_unhealthy_one_is_not_asked_early(autojump_clock: trio.testing.MockClock) -> None:
+    check = HealthCheck(command=("true",), interval_seconds=1, retries=1)
+    asked, became = await played(check, [1] * 6, seconds=4.5)
+    assert rounded(asked) == [0.1, 0.3, 0.7, 1, 2, 3, 4]
     assert became == ["unhealthy", "healthy"]
 
 
 async def test_they_come_quicker_in_the_start_period(autojump_clock: trio.testing.MockClock) -> None:
-    check = HealthCheck(command=("true",), start_period_seconds=20, start_interval_seconds=2)
-    asked, became = await played(check, [1, 1, 0, 0], seconds=70)
-    assert asked == [2, 4, 6, 36, 66]
+    check = HealthCheck(command=("true",), retries=1, start_period_seconds=20, start_interval_seconds=2)
+    asked, became = await played(check, [1] * 8 + [0, 0], seconds=70)
+    assert rounded(asked) == [0.1, 0.3, 0.7, 1.5, 2, 3.6, 4, 6, 8, 38, 68]
     assert became == ["healthy"]
+
+
+def rounded(times: list[float]) -> list[float]:
+    return [round(one, 6) for one in times]
 
 
 async def test_what_is_paused_is_not_asked(autojump_clock: trio.testing.MockClock) -> None:

@@ -15,7 +15,7 @@ from ctnr.bundles.image import ImageConfig, load_image_config
 from ctnr.bundles.limits import process_limits, try_sysctls
 from ctnr.bundles.log_options import build_log_options
 from ctnr.bundles.mount_points import check_mount_points
-from ctnr.bundles.mounts import MountPlan, plan_mounts
+from ctnr.bundles.mounts import MountPlan, plan_mounts, unnamed_places, with_image_volumes
 from ctnr.bundles.process import (
     build_args,
     build_process,
@@ -32,6 +32,7 @@ from ctnr.images.view import Image
 from ctnr.networks import Chosen
 from ctnr.ports import choose_ports
 from ctnr.records import Record, labels_of
+from ctnr.volumes import VolumeStore
 from supervisor.container import Container
 from supervisor.errors import SupervisorError
 from supervisor.readiness import check_ready, parse_ready
@@ -46,8 +47,8 @@ KERNEL_FILES = tuple(Mount(destination=path, type="none", source="") for path in
 class Assembly:
     """Remembers what containers of one image have in common, and who a running container's user is."""
 
-    def __init__(self, store_dir: str, *, privileged: bool) -> None:
-        self._store_dir = store_dir
+    def __init__(self, store_dir: str, volumes: VolumeStore, *, privileged: bool) -> None:
+        self._volumes = volumes
         self._privileged = privileged
         self._profiles = SeccompProfiles(f"{store_dir}/cache/seccomp")
         self._configs: dict[str, ImageConfig] = {}
@@ -85,10 +86,10 @@ class Assembly:
         """
         request, config = record.request, self.config(image)
         rootless = request.rootless or not self._privileged
-        wishes = wishes_of(request)
+        wishes = with_image_volumes(wishes_of(request), config.config.volumes or ())
         plan = plan_mounts(
-            wishes, config.config.volumes or (), volume_root=f"{self._store_dir}/volumes",
-            anonymous_root=bundle.volumes, rootless=rootless, recursive_ro=RECURSIVE_RO,
+            wishes, bundle.name_volumes(unnamed_places(wishes)), volume_root=self._volumes.root, rootless=rootless,
+            recursive_ro=RECURSIVE_RO,
         )  # fmt: skip
         limits = build_limits(request.limits)
         rules = device_filter(
@@ -149,8 +150,8 @@ class Assembly:
         user = resolve_user(files, request.user or config.config.user, request.group_add)
         place = Place(sandbox=realm.sandbox, rootfs=prepared.rootfs, mounts=plan.mounts, ids=_ids(user))
         if plan.mounts or request.devices:
-            for directory in plan.directories:
-                os.makedirs(directory, 0o755, exist_ok=True)
+            for name, anonymous in plan.volumes.items():
+                self._volumes.ensure(name, anonymous=anonymous)
             await check_mount_points(
                 place, device_places(request.devices), prepared.directory, is_crun=realm.runtime.is_crun
             )

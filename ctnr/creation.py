@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ctnr import requests
+from ctnr.bundles.build import wishes_of
 from ctnr.bundles.health import check_health
 from ctnr.bundles.log_options import check_log_options
+from ctnr.bundles.mounts import check_places, with_image_volumes
 from ctnr.bundles.names import check_names
 from ctnr.bundles.namespaces import check_namespaces
 from ctnr.bundles.resources import build_limits
@@ -47,6 +49,7 @@ async def create(engine: Engine, request: requests.Run, report: Report) -> Recor
         bundle = engine.bundles.open(record.bundle)
         try:
             await _fill(engine, bundle, image, request)
+            engine.volumes.provide(bundle, with_image_volumes(wishes_of(request), process.volumes or ()))
         finally:
             bundle.close()
     except BaseException:
@@ -67,6 +70,7 @@ def _check(engine: Engine, request: requests.Run) -> None:
     check_log_options(request)
     check_namespaces(request)
     check_health(request.health)
+    check_places(wishes_of(request))
     if request.ready is not None:
         parse_ready(request.ready)
     for text in request.depends_on:
@@ -90,7 +94,7 @@ async def _make_room(engine: Engine, request: requests.Run) -> None:
         await container.wait_gone()
     if request.replace:
         if engine.records.named(last.name) is last:  # --rm has not removed it
-            await engine.remove(last)
+            await engine.remove(last, volumes=last.request.remove)
         return
     ended = engine.live(last) is None and not engine.bundles.is_busy(last.bundle)
     if ended and last.bundle == request.bundle == name:
@@ -130,6 +134,7 @@ async def _fill(engine: Engine, bundle: Bundle, image: Image, request: requests.
     if file is not None and (not request.update or file.configuration == configuration):
         return
     if file is not None:
+        await engine.volumes.drop(bundle, sandbox=engine.sandbox)
         await engine.bundles.empty(bundle, await engine.sandbox(request.rootless))
     named = request.bundle is not None
     bundle.save(new_file(image.id, request.image or image.id, configuration, named=named))

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ctnr.bundles.mounts import parse_mount
 from ctnr.records import Record, parse_labels
 from supervisor.container import Container
 from supervisor.network.attachment import Attachment
@@ -37,7 +38,10 @@ def summary(record: Record, container: Container | None) -> dict[str, Any]:
         "ports": describe_ports(container) if container is not None else [],
         "labels": parse_labels(record.request.labels),
         "bundle": record.bundle,
-        "volumes": record.request.volumes,
+        "volumes": (
+            *record.request.volumes,
+            *(f"{one.source}:{one.target}" for one in map(parse_mount, record.request.mounts)),
+        ),
         "health": str(container.health.status)
         if container is not None and container.health is not None
         else None,

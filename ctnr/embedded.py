@@ -19,6 +19,7 @@ from ctnr.housekeeping import remove_images
 from ctnr.images.progress import Progress, Report
 from ctnr.images.view import Image, ImageSummary
 from ctnr.options import RunOptions, build_run
+from ctnr.order import sweep_volumes
 from supervisor.container import Container
 from supervisor.events import EventReader
 from supervisor.exec import run_captured
@@ -236,6 +237,7 @@ def _own_directory() -> Iterator[str]:
 
 async def _forget_killed(engine: Engine) -> None:
     """What containers of programs that were killed have left in the store: the kernel has ended them."""
+    await sweep_volumes(engine)
     for record in engine.records.of_host(os.uname().nodename):
         run_dir = record.owner.partition(":")[2]
         ours = os.path.basename(run_dir).startswith(OWN_PREFIX)

@@ -24,6 +24,7 @@ from ctnr.name_servers import rewrite_for
 from ctnr.networks import Chosen, choose_networks, for_plugins, load_wished
 from ctnr.order import start_dependencies
 from ctnr.records import Record, Records, labels_of
+from ctnr.volumes import VolumeStore
 from netconf import search_path
 from supervisor.container import Container
 from supervisor.errors import NotFound, SupervisorError, WrongState
@@ -58,7 +59,8 @@ class Engine:
         self.started_at = time.time()
         self.settled = trio.Event()  # what is to run whenever the service does has been started
         self._turns: dict[str, trio.Lock] = {}
-        self.assembly = Assembly(store_dir, privileged=supervisor.privileged)
+        self.volumes = VolumeStore(f"{store_dir}/volumes", self.records, self.bundles)
+        self.assembly = Assembly(store_dir, self.volumes, privileged=supervisor.privileged)
 
     @property
     def is_idle(self) -> bool:
@@ -175,19 +177,24 @@ class Engine:
         if self.live(record) is None:
             await self.remove(record)
 
-    async def remove(self, record: Record, *, rootless: bool | None = None) -> None:
-        """Remove a container that does not run, with what it has written unless its bundle has a name."""
+    async def remove(self, record: Record, *, rootless: bool | None = None, volumes: bool = True) -> None:
+        """Remove a container that does not run, with what it has written unless its bundle has a name.
+
+        Its anonymous `volumes` are part of that; left, they are there until somebody removes them.
+        """
         if record.bundle == record.id:
             kind = record.request.rootless if rootless is None else rootless
-            await self._remove_bundle(record.bundle, kind)
+            await self._remove_bundle(record.bundle, kind, volumes=volumes)
         self.forget(record)
 
-    async def _remove_bundle(self, name: str, rootless: bool, *, again: bool = True) -> None:
+    async def _remove_bundle(self, name: str, rootless: bool, *, volumes: bool, again: bool = True) -> None:
         """If the sandbox ends meanwhile (perhaps the container ended by that), `again` in a new one."""
         if not os.path.isdir(f"{self.bundles.root}/{name}"):
             return
         bundle = self.bundles.open(name)
         try:
+            if volumes:
+                await self.volumes.drop(bundle, sandbox=self.sandbox)
             if not bundle.is_written:  # also where no sandbox can be had: that may be why it did not start
                 shutil.rmtree(bundle.directory)
                 return
@@ -197,7 +204,7 @@ class Engine:
             except (SupervisorError, OSError):
                 if not (again and sandbox.gone):
                     raise
-                await self._remove_bundle(name, rootless, again=False)
+                await self._remove_bundle(name, rootless, volumes=volumes, again=False)
         finally:
             bundle.close()
 
@@ -237,17 +244,22 @@ class Engine:
     def inspect(self, record: Record) -> dict[str, Any]:
         """Everything known of a container."""
         image = self.images.load(record.image_id)
+        bundle = self.bundles.file(record.bundle)
         return inspection.inspect(
             record, self.live(record), log_path=self.records.log_path(record),
             config=self.assembly.config(image) if image is not None else None,
+            volume_path=self.volumes.path, anonymous=bundle.volumes if bundle is not None else {},
         )  # fmt: skip
 
     async def size(self, record: Record) -> int:
         """Bytes on disk of what a container has written: files of subordinate ids, so the sandbox counts."""
-        upper = f"{self.bundles.root}/{record.bundle}/upper"
-        if not os.path.isdir(upper):
+        return await self.disk_usage(f"{self.bundles.root}/{record.bundle}/upper", record.request.rootless)
+
+    async def disk_usage(self, directory: str, rootless: bool = False) -> int:
+        """Bytes on disk of a tree; 0 if it is not there."""
+        if not os.path.isdir(directory):
             return 0
-        done = await (await self.sandbox(record.request.rootless)).run(["du", "-sxB1", upper])
+        done = await (await self.sandbox(rootless)).run(["du", "-sxB1", directory])
         return int(done.stdout.split()[0]) if done.stdout else 0
 
     def live(self, record: Record) -> Container | None:

@@ -11,6 +11,7 @@ from ctnr.images.garbage import collect_garbage
 from ctnr.images.progress import Report
 from ctnr.images.view import Image
 from supervisor.errors import SupervisorError
+from supervisor.sandbox.sandbox import Sandbox
 
 
 async def import_image(
@@ -80,7 +81,7 @@ async def delete_bundles(engine: Engine, request: requests.BundleDelete) -> list
             if container is not None and request.force:
                 container.cancel()
                 await container.wait_gone()
-        await engine.bundles.remove(engine.bundles.get(name), sandbox)
+        await _delete(engine, name, sandbox)
         for record in users:
             engine.records.remove(record)
     return list(request.names)
@@ -94,6 +95,15 @@ async def collect_bundles(engine: Engine) -> list[str]:
     for name in stale:
         if not engine.bundles.is_busy(name):
             sandbox = await engine.sandbox()
-            await engine.bundles.remove(engine.bundles.get(name), sandbox)
+            await _delete(engine, name, sandbox)
             removed.append(name)
     return removed
+
+
+async def _delete(engine: Engine, name: str, sandbox: Sandbox) -> None:
+    bundle = engine.bundles.get(name)
+    try:
+        await engine.volumes.drop(bundle, sandbox=engine.sandbox)
+        await engine.bundles.remove(bundle, sandbox)
+    finally:
+        bundle.close()

@@ -6,6 +6,7 @@ What they have no place for (the networks' CNI results, the bundle) stands in `C
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from ctnr.bundles.build import wishes_of
 from ctnr.bundles.image import ImageConfig, ImageProcess
 from ctnr.bundles.log_options import log_driver
+from ctnr.bundles.mounts import Wish, with_image_volumes
 from ctnr.describe import summary
 from ctnr.records import Record
 from supervisor.cgroups.limits import Limits
@@ -26,9 +28,18 @@ NEVER = "0001-01-01T00:00:00Z"  # Go's zero time: what scripts compare with
 
 
 def inspect(
-    record: Record, container: Container | None, *, log_path: str, config: ImageConfig | None
+    record: Record,
+    container: Container | None,
+    *,
+    log_path: str,
+    config: ImageConfig | None,
+    volume_path: Callable[[str], str],
+    anonymous: Mapping[str, str],
 ) -> dict[str, Any]:
-    """`container` is the one that runs, if one does; `config` the image's, if it is at hand."""
+    """`container` is the one that runs, if one does; `config` the image's, if it is at hand.
+
+    `anonymous` names the anonymous volumes by place.
+    """
     row = summary(record, container)
     run = record.request
     image = config.config if config is not None else ImageProcess()
@@ -38,7 +49,7 @@ def inspect(
     return {
         "Id": record.id,
         "Name": record.name,
-        "Created": _time(record.created),
+        "Created": rfc3339(record.created),
         "Path": command[0] if command else "",
         "Args": command[1:],
         "State": _state(record, container, row),
@@ -47,11 +58,7 @@ def inspect(
         "ImageName": record.image,
         "LogPath": log_path if log_driver(run) == "k8s-file" else "",
         "Mounts": [
-            {
-                "Type": wish.kind, "Source": wish.source, "Destination": wish.target,
-                "RW": not wish.options.read_only,
-            }
-            for wish in wishes_of(run)
+            _mount(wish, volume_path, anonymous) for wish in with_image_volumes(wishes_of(run), image.volumes or ())
         ],
         "Config": {
             "Hostname": run.hostname or record.id[:12],
@@ -111,6 +118,19 @@ def inspect(
     }  # fmt: skip
 
 
+def _mount(wish: Wish, volume_path: Callable[[str], str], anonymous: Mapping[str, str]) -> dict[str, Any]:
+    told = {
+        "Type": wish.kind,
+        "Source": wish.source,
+        "Destination": wish.target,
+        "RW": not wish.options.read_only,
+    }
+    if wish.kind == "volume":
+        name = wish.source or anonymous.get(wish.target, "")
+        told |= {"Name": name, "Driver": "local", "Source": volume_path(name) if name else ""}
+    return told
+
+
 def _state(record: Record, container: Container | None, row: dict[str, Any]) -> dict[str, Any]:
     state = str(row["state"])
     return {
@@ -123,8 +143,8 @@ def _state(record: Record, container: Container | None, row: dict[str, Any]) -> 
         "ExitCode": row["status"] or 0,
         "Error": row["error"] or "",
         **_health(container),
-        "StartedAt": _time(row["started"]),
-        "FinishedAt": _time(row["finished"]),
+        "StartedAt": rfc3339(row["started"]),
+        "FinishedAt": rfc3339(row["finished"]),
     }
 
 
@@ -134,7 +154,7 @@ def _health(container: Container | None) -> dict[str, Any]:
     if health is None:
         return {}
     results = [
-        {"Start": _time(one.start), "End": _time(one.end), "ExitCode": one.status, "Output": one.output}
+        {"Start": rfc3339(one.start), "End": rfc3339(one.end), "ExitCode": one.status, "Output": one.output}
         for one in health.results
     ]
     return {"Health": {"Status": health.status, "FailingStreak": health.failing_streak, "Log": results}}
@@ -182,7 +202,7 @@ def _bindings(asked: tuple[str, ...], ports: list[dict[str, Any]]) -> dict[str, 
     return found
 
 
-def _time(unix_seconds: float | None) -> str:
+def rfc3339(unix_seconds: float | None) -> str:
     """RFC 3339 in UTC, with microseconds: what a double holds."""
     if unix_seconds is None:
         return NEVER

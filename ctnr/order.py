@@ -79,6 +79,7 @@ async def stop_all(engine: Engine) -> None:
 async def bring_back(engine: Engine) -> None:
     """After the last service has ended, or was killed: start what is to run, forget what --rm would have."""
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweep_volumes, engine)
         for record in engine.records.all():
             if record.wanted:
                 nursery.start_soon(_bring_back, engine, record)
@@ -103,3 +104,11 @@ async def _forget_killed(engine: Engine, record: Record) -> None:
         await engine.remove(record)
     except (SupervisorError, OSError) as exc:
         log.warning("container_not_forgotten", container=record.name, error=str(exc))
+
+
+async def sweep_volumes(engine: Engine) -> None:
+    """Finish what was being done to volumes when a service was killed."""
+    try:
+        await engine.volumes.sweep(sandbox=engine.sandbox)
+    except (SupervisorError, OSError) as exc:
+        log.warning("volumes_not_swept", error=str(exc))

@@ -159,9 +159,13 @@ class Records:
         """What services on a host of that name have written here: a container that shares the store is such a host."""
         return [record for record in self._strangers() if record.owner.partition(":")[0] == hostname]
 
+    def everybody(self) -> list[Record]:
+        """All, also those of other services on this store."""
+        return [*self._load().values(), *self._strangers()]
+
     def bundles(self) -> set[str]:
         """Names of the bundles that a container has, also those of other services' containers."""
-        return {record.bundle for record in (*self._load().values(), *self._strangers())}
+        return {record.bundle for record in self.everybody()}
 
     def _strangers(self) -> list[Record]:
         strangers = set(os.listdir(self._root) if os.path.isdir(self._root) else ()) - self._load().keys()

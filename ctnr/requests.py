@@ -270,6 +270,7 @@ class Remove(Request, tag="rm"):
     containers: tuple[str, ...]
     force: bool = False
     ignore: bool = False  # names that nobody has
+    volumes: bool = False  # with their anonymous volumes
 
 
 class Rename(Request, tag="rename"):
@@ -433,3 +434,28 @@ class NetDisconnect(Request, tag="net-disconnect"):
     network: str
     container: str
     environ: dict[str, str] = {}  # the caller's NETCONFPATH
+
+
+class VolumeList(Request, tag="volume-list"):
+    pass
+
+
+class VolumeInspect(Request, tag="volume-inspect"):
+    names: tuple[str, ...]
+
+
+class VolumeCreate(Request, tag="volume-create"):
+    name: str | None  # None: a random one
+    labels: tuple[str, ...] = ()  # KEY=VALUE
+    ignore: bool = False  # one that exists is fine
+
+
+class VolumeRemove(Request, tag="volume-rm"):
+    names: tuple[str, ...]
+    force: bool = False  # with the containers that have them, and no error for names that nobody has
+
+
+class VolumePrune(Request, tag="volume-prune"):
+    """Remove those of `names` that nobody has; the answer is {"volumes": [NAME, …], "bytes": N}."""
+
+    names: tuple[str, ...]

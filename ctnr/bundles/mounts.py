@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ctnr.bundles.errors import BundleError
 from ctnr.bundles.mount_options import Options, bind_options, parse_options, tmpfs_options
 from ctnr.bundles.spec import Mount
 
-_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,13 @@ class CopyUp:
 
 @dataclass(frozen=True, kw_only=True)
 class MountPlan:
-    """Mounts in the order in which they can be made, directories to make first, and what to do with them."""
+    """Mounts in the order in which they can be made, volumes to have first, and what to do with them.
+
+    `volumes` tells of each name whether it is anonymous.
+    """
 
     mounts: tuple[Mount, ...]
-    directories: tuple[str, ...]
+    volumes: Mapping[str, bool]
     copies: tuple[CopyUp, ...]
     chowns: tuple[str, ...]
 
@@ -88,41 +91,43 @@ def parse_tmpfs(text: str) -> Wish:
     return _wish("tmpfs", "", target, words.split(",") if words else [], f"tmpfs {text}")
 
 
+def with_image_volumes(wishes: Sequence[Wish], image_volumes: Iterable[str]) -> list[Wish]:
+    """What was asked for, and the image's volumes where that leaves their place free."""
+    taken = {wish.target for wish in wishes}
+    places = [place for path in image_volumes if (place := os.path.normpath(path)) not in taken]
+    return [
+        *wishes,
+        *(
+            Wish(
+                kind="volume", source="", target=place, options=Options(), what=f"the image's volume {place}"
+            )
+            for place in places
+        ),
+    ]
+
+
+def unnamed_places(wishes: Sequence[Wish]) -> list[str]:
+    """Where anonymous volumes are to be mounted."""
+    return [wish.target for wish in wishes if wish.kind == "volume" and not wish.source]
+
+
 def plan_mounts(
     wishes: Sequence[Wish],
-    image_volumes: Iterable[str],
+    anonymous: Mapping[str, str],
     *,
     volume_root: str,
-    anonymous_root: str,
     rootless: bool,
     recursive_ro: bool,
 ) -> MountPlan:
     """Everything about volumes, with errors before anything is made.
 
-    Named volumes live below `volume_root` (NAME/_data), anonymous ones below `anonymous_root`.
+    Volumes live below `volume_root` (NAME/_data); `anonymous` names those that have only a place.
     Raises: BundleError for a missing source or two mounts at one place.
     """
-    taken: dict[str, str] = {}
-    for wish in wishes:
-        if wish.target in taken:
-            raise BundleError(
-                f"{wish.what}: {taken[wish.target]} is mounted at {wish.target} already",
-                cure="leave out one",
-            )
-        taken[wish.target] = wish.what
-    volumes = [
-        Wish(
-            kind="volume",
-            source="",
-            target=os.path.normpath(path),
-            options=Options(),
-            what=f"the image's volume {path}",
-        )
-        for path in image_volumes
-        if os.path.normpath(path) not in taken
-    ]
-    mounts, directories, copies, chowns = [], [], [], []
-    for wish in sorted([*wishes, *volumes], key=lambda one: (one.target.count("/"), one.target)):
+    check_places(wishes)
+    mounts, copies, chowns = [], [], []
+    volumes: dict[str, bool] = {}
+    for wish in sorted(wishes, key=lambda one: (one.target.count("/"), one.target)):
         if wish.kind == "tmpfs":
             mounts.append(
                 Mount(
@@ -135,9 +140,9 @@ def plan_mounts(
             continue
         source = wish.source
         if wish.kind == "volume":
-            name = source or re.sub(r"[^a-zA-Z0-9_.-]", "_", wish.target.strip("/")) or "root"
-            source = f"{volume_root}/{name}/_data" if wish.source else f"{anonymous_root}/{name}"
-            directories.append(source)
+            name = source or anonymous[wish.target]
+            volumes[name] = not wish.source
+            source = f"{volume_root}/{name}/_data"
             if wish.options.copy_up is not False:
                 copies.append(CopyUp(target=wish.target, directory=source))
         elif not os.path.lexists(source):
@@ -149,9 +154,19 @@ def plan_mounts(
             wish.options, known, what=wish.what, rootless=rootless, recursive_ro=recursive_ro
         )  # fmt: skip
         mounts.append(Mount(destination=wish.target, type="bind", source=source, options=options))
-    return MountPlan(
-        mounts=tuple(mounts), directories=tuple(directories), copies=tuple(copies), chowns=tuple(chowns)
-    )
+    return MountPlan(mounts=tuple(mounts), volumes=volumes, copies=tuple(copies), chowns=tuple(chowns))
+
+
+def check_places(wishes: Sequence[Wish]) -> None:
+    """Raises: BundleError for two mounts at one place."""
+    taken: dict[str, str] = {}
+    for wish in wishes:
+        if wish.target in taken:
+            raise BundleError(
+                f"{wish.what}: {taken[wish.target]} is mounted at {wish.target} already",
+                cure="leave out one",
+            )
+        taken[wish.target] = wish.what
 
 
 def _wish(kind: str, source: str, target: str, words: list[str], what: str) -> Wish:
@@ -162,7 +177,7 @@ def _wish(kind: str, source: str, target: str, words: list[str], what: str) -> W
     target = os.path.normpath(target).replace("//", "/")
     if target == "/":
         raise BundleError(f"{what}: nothing can be mounted on /", cure="choose a directory below it")
-    if kind == "volume" and source and not _VOLUME_NAME.fullmatch(source):
+    if kind == "volume" and source and not VOLUME_NAME.fullmatch(source):
         raise BundleError(
             f"{what}: {source!r} is neither a path nor a volume's name",
             cure="paths start with / or ., names have no /",

@@ -1,8 +1,7 @@
 """Bundles on disk: what a container writes, kept under a name with -b, or for as long as the container is known.
 
-<root>/<name>/bundle.json   image and configuration that it was made from
+<root>/<name>/bundle.json   image and configuration that it was made from, names of its anonymous volumes
 <root>/<name>/upper, work   the overlay's
-<root>/<name>/volumes       anonymous volumes
 <root>/<name>/lock          held while a container runs in it
 """
 
@@ -11,7 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import secrets
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -31,6 +32,7 @@ class BundleFile(msgspec.Struct, frozen=True, kw_only=True):
     configuration: str  # digest of the options that shaped it
     created: float
     named: bool = False
+    volumes: dict[str, str] = {}  # its anonymous volumes, by place
 
 
 class BundleSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,13 +62,9 @@ class Bundle:
         return f"{self.directory}/work"
 
     @property
-    def volumes(self) -> str:
-        return f"{self.directory}/volumes"
-
-    @property
     def is_written(self) -> bool:
         """Whether there may be files of a container in it: they can belong to subordinate ids."""
-        return any(os.path.exists(path) for path in (self.upper, self.work, self.volumes))
+        return any(os.path.exists(path) for path in (self.upper, self.work))
 
     @property
     def file(self) -> BundleFile | None:
@@ -79,6 +77,18 @@ class Bundle:
         with open(f"{path}.new", "wb") as opened:
             opened.write(msgspec.json.encode(file))
         os.replace(f"{path}.new", path)
+
+    def name_volumes(self, places: Sequence[str]) -> dict[str, str]:
+        """The names of the anonymous volumes at these places, chosen now where it had none. Raises: OSError."""
+        if not places:
+            return {}
+        file = self.file
+        if file is None:
+            raise BundleError(f"bundle {self.name}: bundle.json can't be read", cure=f"ctnr rm {self.name}")
+        if new := {place: secrets.token_hex(32) for place in places if place not in file.volumes}:
+            file = msgspec.structs.replace(file, volumes={**file.volumes, **new})
+            self.save(file)
+        return {place: file.volumes[place] for place in places}
 
     def close(self) -> None:
         """Let others have it. Idempotent."""
@@ -124,7 +134,7 @@ class BundleStore:
 
     async def empty(self, bundle: Bundle, sandbox: Sandbox) -> None:
         """Forget what was written in it. Its files may belong to subordinate ids, so the sandbox removes them."""
-        await sandbox.remove_tree(bundle.upper, bundle.work, bundle.volumes)
+        await sandbox.remove_tree(bundle.upper, bundle.work)
 
     async def remove(self, bundle: Bundle, sandbox: Sandbox) -> None:
         """Remove an open bundle, and close it, come what may."""
@@ -137,7 +147,7 @@ class BundleStore:
         """Those with a name, sorted."""
         rows = []
         for name in sorted(os.listdir(self.root)) if os.path.isdir(self.root) else []:
-            file = _read(f"{self.root}/{name}/bundle.json")
+            file = self.file(name)
             if file is not None and file.named:
                 row = BundleSummary(
                     name=name,
@@ -152,8 +162,12 @@ class BundleStore:
     def all(self) -> dict[str, BundleFile]:
         """Every bundle with its file, those of containers too."""
         names = os.listdir(self.root) if os.path.isdir(self.root) else []
-        found = {name: _read(f"{self.root}/{name}/bundle.json") for name in names}
+        found = {name: self.file(name) for name in names}
         return {name: file for name, file in found.items() if file is not None}
+
+    def file(self, name: str) -> BundleFile | None:
+        """None for one that is not there, or was never filled."""
+        return _read(f"{self.root}/{name}/bundle.json")
 
     def is_busy(self, name: str) -> bool:
         """Whether a container runs in it."""

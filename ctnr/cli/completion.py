@@ -1,6 +1,7 @@
 """`completion bash|zsh|fish`, and what those scripts ask at every Tab: candidates from the tables that parse the line.
 
-Names of containers, images, networks and bundles are asked of the service if it runs; it is never started for that.
+Names of containers, images, networks, volumes and bundles are asked of the service if it runs; it is never started for
+that.
 """
 
 from __future__ import annotations
@@ -168,7 +169,9 @@ def _argument(service: Service, command: Command, place: int) -> Candidates:
         return _named(service, "bundle-list", _bundle)
     if kind == "SHELL":
         return [(shell, "") for shell in SHELLS]
-    if kind in ("CONTAINER", "NETWORK", "IMAGE"):
+    if kind == "NAME":
+        return ()  # a new one
+    if kind in _SOURCES:
         return _SOURCES[kind](service)
     if kind.startswith("NAME:PATH"):
         return [(FILES, ""), *((f"{name}:", about) for name, about in _SOURCES["CONTAINER"](service))]
@@ -186,6 +189,8 @@ def _value(service: Service, option: Option | None, word: str) -> Candidates:
         return [*fixed, *_SOURCES["NETWORK"](service), *(containers if word.startswith("c") else ())]
     if option.name == "bundle":
         return _named(service, "bundle-list", _bundle)
+    if option.name == "volume":
+        return [(FILES, ""), *((f"{name}:", about) for name, about in _SOURCES["VOLUME"](service))]
     if option.metavar in ("FILE", "DIR") or "SRC" in option.metavar:
         return [(FILES, "")]
     return ()
@@ -249,6 +254,10 @@ def _network(row: Event) -> Candidates:
     return [(row["name"], row.get("driver") or "")]
 
 
+def _volume(row: Event) -> Candidates:
+    return [(row["Name"], ", ".join(row["Containers"]))]
+
+
 def _bundle(row: Event) -> Candidates:
     return [(row["name"], row.get("image") or "")]
 
@@ -257,6 +266,7 @@ _SOURCES: dict[str, Callable[[Service], Candidates]] = {
     "CONTAINER": lambda service: _named(service, "ps", _container, all=True),
     "IMAGE": lambda service: _named(service, "images", _image),
     "NETWORK": lambda service: _named(service, "net-list", _network),
+    "VOLUME": lambda service: _named(service, "volume-list", _volume),
 }
 
 COMMANDS = {

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
-FILTERS = ("event", "container", "id", "name", "image", "label", "network", "type", "status", "health")
+FILTERS: dict[str, tuple[str, ...]] = {
+    "event": (), "container": (), "id": (), "name": (), "image": (), "label": (), "network": (),
+    "type": ("container", "network", "image", "volume"), "status": (),
+    "health": ("starting", "healthy", "unhealthy"),
+}  # fmt: skip
 _PODMAN = {"died": "die", "remove": "destroy", "exec": "exec_start", "exec_died": "exec_die"}
 
 

@@ -87,9 +87,8 @@ def kill(service: Service, options: Parsed) -> int:
 
 
 def remove(service: Service, options: Parsed) -> int:
-    return for_each(
-        service, options, "rm", {"force": options.flag("force"), "ignore": options.flag("ignore")}
-    )
+    flags = {key: options.flag(key) for key in ("force", "ignore", "volumes")}
+    return for_each(service, options, "rm", flags)
 
 
 def rename(service: Service, options: Parsed) -> int:
@@ -100,7 +99,7 @@ def rename(service: Service, options: Parsed) -> int:
 
 def prune(service: Service, options: Parsed) -> int:
     """Remove those that do not run: they have ended, or were never started."""
-    filters = parse_filters(options.list("filter"), ("label", "until"))
+    filters = parse_filters(options.list("filter"), {"label": (), "until": ()})
     before = [parse_moment(value, "--filter until") for key, value in filters if key == "until"]
     rows: list[Event] = ask(service, {**base_request("ps"), "all": True}, tell=Teller())
     gone = [
@@ -152,7 +151,9 @@ def for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any])
     return do_each(service, op, names, given)
 
 
-def do_each(service: Service, op: str, names: list[str], fields: dict[str, Any]) -> int:
+def do_each(
+    service: Service, op: str, names: list[str], fields: dict[str, Any], *, key: str = "containers"
+) -> int:
     """Print the names of those with which it went well, also if others fail. Raises: ClientError."""
     teller = Teller()
 
@@ -162,7 +163,7 @@ def do_each(service: Service, op: str, names: list[str], fields: dict[str, Any])
         else:
             teller(event)
 
-    done = ask(service, {**base_request(op), "containers": names, **fields}, tell=tell)
+    done = ask(service, {**base_request(op), key: names, **fields}, tell=tell)
     write("".join(f"{name}\n" for name in done))
     return 0
 
@@ -226,7 +227,7 @@ COMMANDS = {
             _ALL,
             Option("force", "flag", "also those that run", short="f"),
             _IGNORE,
-            Option("volumes", "flag", "with their anonymous volumes (which never outlive them)", short="v"),
+            Option("volumes", "flag", "with their anonymous volumes", short="v"),
         ),
         remove,
     ),

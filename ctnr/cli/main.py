@@ -76,6 +76,11 @@ COMMANDS = {
     "net show": ("networks", "draw networks and what is on them"),
     "net connect": ("networks", "give a container that runs one more network"),
     "net disconnect": ("networks", "take a network from a container that runs"),
+    "volume ls": ("volumes", "list volumes"),
+    "volume inspect": ("volumes", "show all that is known about volumes"),
+    "volume create": ("volumes", "make a volume"),
+    "volume rm": ("volumes", "remove volumes"),
+    "volume prune": ("volumes", "remove the volumes that nobody has"),
     "generate systemd": ("generate", "print a systemd unit that runs a container"),
     "completion": ("completion", "print the completion script of a shell"),
     "info": ("system", "show the host: what is missing, and what cures it"),
@@ -91,9 +96,19 @@ ALIASES = {
     "untag": "image untag", "net list": "net ls", "net remove": "net rm", "port remove": "port rm",
     **{f"network {word}": f"net {word}" for word in
        ("ls", "inspect", "create", "rm", "prune", "check", "show", "connect", "disconnect")},
-    "network list": "net ls", "network remove": "net rm",
+    "network list": "net ls", "network remove": "net rm", "volume list": "volume ls", "volume remove": "volume rm",
 }  # fmt: skip
-GROUPS = ("generate", "healthcheck", "image", "bundle", "net", "network", "supervisor", "container")
+GROUPS = (
+    "generate",
+    "healthcheck",
+    "image",
+    "bundle",
+    "net",
+    "network",
+    "volume",
+    "supervisor",
+    "container",
+)
 
 
 def entry() -> None:
@@ -237,7 +252,7 @@ def _help(words: list[str], command: Command | None = None) -> int:
         return 0
     titles = {
         "": "Commands", "image": "Images", "bundle": "Bundles", "port": "Ports", "net": "Networks",
-        "supervisor": "Service",
+        "volume": "Volumes", "supervisor": "Service",
         "healthcheck": "Health", "generate": "Units", "container": "Containers",
     }  # fmt: skip
     words = ["net" if word == "network" else word for word in words]

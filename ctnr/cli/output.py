@@ -174,8 +174,11 @@ def paint(text: str, color: str, descriptor: int) -> str:
     return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
 
 
-def parse_filters(filters: list[str], known: Sequence[str]) -> list[tuple[str, str]]:
-    """``KEY=VALUE`` pairs. Raises: UsageError."""
+def parse_filters(filters: list[str], known: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """``KEY=VALUE`` pairs. `known` tells of each key the values that there are, none for any.
+
+    Raises: UsageError.
+    """
     pairs = []
     for text in filters:
         key, equals, value = text.partition("=")
@@ -183,6 +186,8 @@ def parse_filters(filters: list[str], known: Sequence[str]) -> list[tuple[str, s
             raise UsageError(
                 f"--filter={text}: not known", cure=f"KEY=VALUE, with one of: {', '.join(known)}"
             )
+        if known[key] and value not in known[key]:
+            raise UsageError(f"--filter={text}: {key} is one of {', '.join(known[key])}")
         pairs.append((key, value))
     return pairs
 

@@ -20,21 +20,11 @@ if TYPE_CHECKING:
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
-FILTERS = (
-    "id",
-    "name",
-    "image",
-    "ancestor",
-    "status",
-    "state",
-    "label",
-    "network",
-    "exited",
-    "before",
-    "since",
-    "volume",
-    "health",
-)
+_STATES = ("created", "running", "paused", "restarting", "exited", "stopped", "removing", "dead")
+FILTERS: dict[str, tuple[str, ...]] = {
+    "id": (), "name": (), "image": (), "ancestor": (), "status": _STATES, "state": _STATES, "label": (), "network": (),
+    "exited": (), "before": (), "since": (), "volume": (), "health": ("starting", "healthy", "unhealthy", "none"),
+}  # fmt: skip
 _COLUMNS = {
     "CONTAINER ID": "ID", "IMAGE": "Image", "COMMAND": "Command", "CREATED": "RunningFor", "STATUS": "Status",
     "NETWORKS": "Networks", "PORTS": "Ports", "NAMES": "Names",
@@ -43,6 +33,9 @@ _COLUMNS = {
 
 def ps(service: Service, options: Parsed) -> int:
     filters = parse_filters(options.list("filter"), FILTERS)
+    for key, value in filters:
+        if key == "exited" and not value.isdecimal():
+            raise UsageError(f"--filter=exited={value}: an exit status is a number")
     last = 1 if options.flag("latest") else options.number("last")
     if options.given("sort") and options.text("sort") not in _SORT_KEYS:
         raise UsageError(
@@ -185,7 +178,7 @@ def _fits(row: Event, key: str, value: str) -> bool:
     if key == "id":
         return str(row["id"]).startswith(value)
     if key == "name":
-        return _name_fits(value.removeprefix("/"), row["name"])
+        return name_fits(value.removeprefix("/"), row["name"])
     if key == "image":
         image = str(row.get("image") or "")
         return image == value or image.rpartition("/")[2] in (value, f"{value}:latest") or value in image
@@ -204,7 +197,7 @@ def _fits(row: Event, key: str, value: str) -> bool:
     return str(row.get("status")) == value  # exited=N
 
 
-def _name_fits(pattern: str, name: str) -> bool:
+def name_fits(pattern: str, name: str) -> bool:
     """A regular expression, as docker and podman have it."""
     if pattern.replace("-", "").replace("_", "").isalnum():
         return pattern in name  # importing re takes 5 ms

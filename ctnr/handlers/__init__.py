@@ -20,11 +20,26 @@ from ctnr.handlers import (
     running,
     system,
     upkeep,
+    volumes,
     watching,
 )
 from supervisor.service.server import Handler
 
-ROOMS = (running, life, limits, looking, watching, logs, files, images, networks, upkeep, ports, system)
+ROOMS = (
+    running,
+    life,
+    limits,
+    looking,
+    watching,
+    logs,
+    files,
+    images,
+    networks,
+    volumes,
+    upkeep,
+    ports,
+    system,
+)
 
 
 def build_handlers(engine: Engine) -> Mapping[type[msgspec.Struct], Handler]:

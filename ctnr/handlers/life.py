@@ -158,20 +158,28 @@ async def remove(engine: Engine, request: requests.Remove, connection: Connectio
         record = engine.records.find(name) if request.ignore else engine.records.get(name)
         if record is None:
             return False
-        container = engine.live(record)
-        if container is not None:
-            if not request.force:
-                raise WrongState(
-                    f"container {record.name} is running",
-                    cure=f"ctnr stop {record.name}, or: ctnr rm -f {record.name}",
-                )
-            container.cancel()
-            await container.wait_gone()
-        if engine.records.find(record.id) is record:  # --rm has not removed it
-            await engine.remove(record)
+        await remove_one(engine, record, force=request.force, volumes=request.volumes)
         return True
 
     return await each(connection, request.containers, one)
+
+
+async def remove_one(engine: Engine, record: Record, *, force: bool, volumes: bool) -> None:
+    """With `force` also one that runs. Its anonymous `volumes` go too if --rm was to remove it.
+
+    Raises: WrongState, SupervisorError, OSError.
+    """
+    container = engine.live(record)
+    if container is not None:
+        if not force:
+            raise WrongState(
+                f"container {record.name} is running",
+                cure=f"ctnr stop {record.name}, or: ctnr rm -f {record.name}",
+            )
+        container.cancel()
+        await container.wait_gone()
+    if engine.records.find(record.id) is record:  # --rm has not removed it
+        await engine.remove(record, volumes=volumes or record.request.remove)
 
 
 async def rename(engine: Engine, request: requests.Rename, connection: Connection) -> Any:

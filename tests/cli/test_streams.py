@@ -49,7 +49,7 @@ def test_volumes_without_a_name_go_with_their_container(me: Person) -> None:
     )
     me.ctnr("run", "--name=anonymous", "-v", "/scratch", "demo", "touch", "/scratch/zz-anonymous").ok  # noqa: B018
     assert list(me.store_dir.rglob("zz-anonymous"))
-    me.ctnr("rm", "anonymous").ok  # noqa: B018
+    me.ctnr("rm", "-v", "anonymous").ok  # noqa: B018
     assert not list(me.store_dir.rglob("zz-anonymous"))
 
 

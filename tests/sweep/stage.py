@@ -127,6 +127,10 @@ class Stage:
                 raise AssertionError(f"{record.name} was to be removed, and is on record")
             with contextlib.suppress(SupervisorError):
                 await self.engine.remove(record)
+        await self.engine.volumes.sweep(sandbox=self.engine.sandbox)
+        root = self.engine.volumes.root
+        found = os.listdir(root) if os.path.isdir(root) else []
+        assert set(found) <= {"sweep"}, f"volumes that nobody has a name for: {found}"
         for image in self.engine.images.list():
             whole = self.engine.images.load(image.id)
             assert whole is not None, f"half an image is visible: {image}"

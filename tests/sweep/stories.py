@@ -192,8 +192,9 @@ async def confined(stage: Stage, props: Props) -> None:
 async def foreground(stage: Stage, props: Props) -> None:
     """As `ctnr run --rm`, over the service's socket: however early its client goes, it is forgotten."""
     await stage.ask(
-        "run", image=IMAGE, args=["true"], remove=True, networks=["none"], rootless=stage.rootless
-    )
+        "run", image=IMAGE, args=["touch", "/scratch/x"], remove=True, networks=["none"], rootless=stage.rootless,
+        volumes=["/scratch"],
+    )  # fmt: skip
 
 
 async def detached(stage: Stage, props: Props) -> None:
@@ -201,12 +202,12 @@ async def detached(stage: Stage, props: Props) -> None:
     args = ["sh", "-c", "echo up; exec sleep 1000"]
     made = await stage.ask(
         "run", image=IMAGE, args=args, name="hero", detach=True, networks=["slirp"], publish=["8080:80"],
-        rootless=stage.rootless, volumes=["sweep:/data"], stop_signal="KILL",
+        rootless=stage.rootless, volumes=["sweep:/data", "/scratch"], stop_signal="KILL",
     )  # fmt: skip
     await stage.ask("exec", container="hero", args=["true"])
     await stage.ask("exec", container="hero", args=["true"], tty=True, terminal={"rows": 24, "columns": 80})
     await stage.ask("stop", containers=["hero"])
-    await stage.ask("rm", containers=[made["container"]])
+    await stage.ask("rm", containers=[made["container"]], volumes=True)
 
 
 async def pull(stage: Stage, props: Props) -> None:

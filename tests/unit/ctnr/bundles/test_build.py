@@ -12,7 +12,7 @@ import pytest
 
 from ctnr.bundles.build import RECURSIVE_RO, Facts, build_bundle, wishes_of
 from ctnr.bundles.image import ImageConfig, ImageProcess
-from ctnr.bundles.mounts import plan_mounts
+from ctnr.bundles.mounts import plan_mounts, unnamed_places, with_image_volumes
 from ctnr.bundles.seccomp import BPF_ANNOTATION, SeccompProfiles
 from ctnr.bundles.users import ResolvedUser
 from ctnr.requests import Run
@@ -46,14 +46,11 @@ def build(tmp_path: Path) -> Any:
         request = Run(
             version="0", **{"seccomp": None if fields.get("privileged") else str(profile), **fields}
         )
+        wishes = with_image_volumes(wishes_of(request), IMAGE.config.volumes or ())
         plan = plan_mounts(
-            wishes_of(request),
-            IMAGE.config.volumes or (),
-            volume_root=f"{tmp_path}/v",
-            anonymous_root=f"{tmp_path}/a",
-            rootless=False,
+            wishes, dict.fromkeys(unnamed_places(wishes), "f" * 64), volume_root=f"{tmp_path}/v", rootless=False,
             recursive_ro=RECURSIVE_RO,
-        )
+        )  # fmt: skip
         facts = Facts(
             name="web", container_id="f" * 64, hostname="h", user=ResolvedUser(uid=uid), plan=plan,
             rootless=rootless, is_crun=is_crun,

@@ -39,6 +39,11 @@ NETWORK = {
         "nameservers": ["10.7.0.1"], "received": 1500, "sent": 20,
     }],
 }  # fmt: skip
+VOLUME = {
+    "Name": "data", "Driver": "local", "Mountpoint": "/nowhere/store/volumes/data/_data", "Labels": {"tier": "back"},
+    "CreatedAt": "2026-01-31T12:00:00.000000Z", "Scope": "local", "Options": {}, "Anonymous": False, "Containers": [],
+    "UsedBy": [],
+}  # fmt: skip
 INSPECTED = {
     "Id": ID, "Name": "web", "State": {"Status": "running", "Pid": 7}, "Config": {"Tty": False, "StopTimeout": 10},
 }  # fmt: skip
@@ -101,6 +106,11 @@ class FakeService:
             "net-check": [_result([{"network": "bridge", "ok": True, "detail": "ready", "cure": None}])],
             "net-show": [_result([NETWORK])],
             "net-list": [_result([NETWORK])],
+            "volume-list": [_result([VOLUME])],
+            "volume-inspect": [_result([VOLUME])],
+            "volume-create": [_result("data")],
+            "volume-rm": [_result(["data"])],
+            "volume-prune": [_result({"volumes": ["data"], "bytes": 4096})],
             "net-connect": [_result({"ifname": "cni1", "addresses": ["10.7.0.9"]})],
             "port-list": [_result(ROW["ports"])],
             "port-add": [_result(ROW["ports"])],

@@ -77,6 +77,14 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "net show": ("net show --all", requests.NetShow),
     "net connect": ("net connect --ip 10.7.0.9 --alias web bridge web", requests.NetConnect),
     "net disconnect": ("net disconnect bridge web", requests.NetDisconnect),
+    "volume ls": (
+        "volume ls -f name=da --filter label=tier=back --filter dangling=true",
+        requests.VolumeList,
+    ),
+    "volume inspect": ("volume inspect data", requests.VolumeInspect),
+    "volume create": ("volume create --label tier=back -d local data", requests.VolumeCreate),
+    "volume rm": ("volume rm -f data", requests.VolumeRemove),
+    "volume prune": ("volume prune -f --filter label=tier", requests.VolumePrune),
     "generate systemd": ("generate systemd -t 5s web", requests.Inspect),
     "completion": ("completion bash", None),
     "info": ("info", requests.Info),
@@ -93,7 +101,8 @@ def test_every_command_is_understood(ctnr: Ctnr, command: str) -> None:
     status = ctnr(*line.split())
     assert status == {"run": 7, "bundle run": 7, "exec": 3, "attach": 4}.get(command, 0), ctnr.err
     assert "ctnr:" not in ctnr.err
-    assert [type(request) for request in ctnr.service.asked] == ([kind] if kind else [])
+    asked = [type(request) for request in ctnr.service.asked]
+    assert asked == ([requests.VolumeList] * (command == "volume prune") + [kind] if kind else [])
 
 
 def test_every_request_is_asked_by_some_command() -> None:
@@ -321,6 +330,15 @@ def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
         ("stop --all web", "takes no names"),
         ("logs --since=yesterday web", "not a moment"),
         ("ps --filter=colour=red", "--filter=colour=red: not known"),
+        ("ps --filter=status=up", "--filter=status=up: status is one of created, running, paused"),
+        ("ps --filter=health=fine", "health is one of starting, healthy, unhealthy, none"),
+        ("ps --filter=exited=well", "an exit status is a number"),
+        ("events --filter=type=box", "type is one of container, network"),
+        ("volume ls --filter=dangling=perhaps", "dangling is one of true, false"),
+        ("volume prune --filter=dangling=true", "with one of: name, label, anonymous"),
+        ("volume rm", "missing VOLUME …"),
+        ("volume rm --all data", "takes no names"),
+        ("volume create -d nfs data", "one of local is expected"),
         ("ps --format={{.Nmaes}}", "did you mean .Names?"),
         ("ps --format={{.Names", "{{ without }}"),
         ("bundle create demo", "bundle create needs a name"),
@@ -331,6 +349,23 @@ def test_bad_lines_are_told_in_one(ctnr: Ctnr, words: str, said: str) -> None:
     assert said in ctnr.err
     assert ctnr.err.count("\n") == 1
     assert "run" not in [request.__struct_config__.tag for request in ctnr.service.asked]
+
+
+def test_volumes(ctnr: Ctnr) -> None:
+    ctnr("volume", "ls")
+    assert ctnr.out == "DRIVER   VOLUME NAME\nlocal    data\n"
+    for filters, fits in (
+        ("name=^da", True), ("name=ta$", True), ("name=x", False), ("name=x name=dat", True), ("label=tier", True),
+        ("label=tier=back", True), ("label=tier=front", False), ("label=tier label=other", False),
+        ("dangling=true", True), ("dangling=false", False), ("anonymous=true", False), ("anonymous=false", True),
+    ):  # fmt: skip
+        ctnr("volume", "ls", "-q", *(f"--filter={one}" for one in filters.split()))
+        assert ctnr.out == ("data\n" if fits else ""), filters
+    assert ctnr("volume", "prune") == 125, "nobody can be asked"
+    assert ctnr.err.count("\n") == 1
+    assert isinstance(ctnr.asked, requests.VolumeList)
+    assert ctnr("volume", "prune", "--force") == 0
+    assert ctnr.out == "data\nTotal reclaimed space: 4.1 kB\n"
 
 
 def test_networks_are_drawn(ctnr: Ctnr) -> None:

@@ -1,0 +1,173 @@
+"""Volumes: `volume ls|inspect|create|rm|prune`."""
+
+from __future__ import annotations
+
+import posix as os
+
+from ctnr.cli.grammar import Command, Option, Parsed
+from ctnr.cli.output import human_size, list_rows, parse_filters, write
+from ctnr.cli.request import base_request
+from ctnr.cli.tell import Teller
+from ctnr.client.errors import UsageError
+from ctnr.client.session import ask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctnr.client.connect import Service
+    from ctnr.client.frames import Event
+
+_BOOLEAN = ("true", "false")
+FILTERS: dict[str, tuple[str, ...]] = {
+    "name": (), "label": (), "dangling": _BOOLEAN, "anonymous": _BOOLEAN
+}  # fmt: skip
+_PRUNE_FILTERS = {key: values for key, values in FILTERS.items() if key != "dangling"}
+_COLUMNS = {"DRIVER": "Driver", "VOLUME NAME": "Name"}
+
+
+def list_volumes(service: Service, options: Parsed) -> int:
+    filters = parse_filters(options.list("filter"), FILTERS)
+    rows = [row for row in _rows(service) if fits(row, filters)]
+    list_rows(
+        rows, _COLUMNS, format=options.text("format"), key="Name", quiet=options.flag("quiet")
+    )  # fmt: skip
+    return 0
+
+
+def inspect(service: Service, options: Parsed) -> int:
+    """Their descriptions as a list, as docker and podman have it."""
+    names = _names(service, options)
+    rows = ask(service, {**base_request("volume-inspect"), "names": names}, tell=Teller())
+    list_rows(rows, {}, format=options.text("format") or "json")
+    return 0
+
+
+def create(service: Service, options: Parsed) -> int:
+    request = {
+        **base_request("volume-create"),
+        "name": options.args[0] if options.args else None,
+        "labels": options.list("label"),
+        "ignore": options.flag("ignore"),
+    }
+    write(f"{ask(service, request, tell=Teller())}\n")
+    return 0
+
+
+def remove(service: Service, options: Parsed) -> int:
+    """Names of those with which it went well are printed, also if others fail."""
+    names = _names(service, options)
+    if not names:
+        return 0
+    from ctnr.cli.life import do_each
+
+    return do_each(service, "volume-rm", names, {"force": options.flag("force")}, key="names")
+
+
+def prune(service: Service, options: Parsed) -> int:
+    """Data may be lost by it, so it asks; in a script only --force is an answer."""
+    filters = parse_filters(options.list("filter"), _PRUNE_FILTERS)
+    names = [row["Name"] for row in _rows(service) if fits(row, [*filters, ("dangling", "true")])]
+    if names and not options.flag("force") and not _is_sure(names):
+        return 0
+    told: Event = {"volumes": [], "bytes": 0}
+    if names:
+        told = ask(service, {**base_request("volume-prune"), "names": names}, tell=Teller())
+    write("".join(f"{name}\n" for name in told["volumes"]))
+    write(f"Total reclaimed space: {human_size(told['bytes'])}\n")
+    return 0
+
+
+def _is_sure(names: list[str]) -> bool:
+    """Raises: UsageError if nobody is there to ask."""
+    if not os.isatty(0):
+        raise UsageError(
+            "volume prune: nobody can be asked, standard input is no terminal", cure="add --force"
+        )
+    write(f"These {len(names)} volumes, which no container has, will be removed with all that is in them:\n")
+    write("".join(f"  {name}\n" for name in names) + "Remove them? [y/N] ")
+    return os.read(0, 100).strip().lower() in (b"y", b"yes")
+
+
+def fits(row: Event, filters: list[tuple[str, str]]) -> bool:
+    """All keys must fit; of several values for one key, one must. Labels must all fit, as with docker and podman."""
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for key, value in filters:
+        wanted.setdefault((key, value if key == "label" else ""), []).append(value)
+    return all(any(_fits(row, key, value) for value in values) for (key, _), values in wanted.items())
+
+
+def _fits(row: Event, key: str, value: str) -> bool:
+    if key == "name":
+        from ctnr.cli.ps import name_fits
+
+        return name_fits(value, row["Name"])
+    if key == "label":
+        name, equals, wanted = value.partition("=")
+        return name in row["Labels"] and (not equals or row["Labels"][name] == wanted)
+    answer = row["Anonymous"] if key == "anonymous" else not row["UsedBy"]
+    return bool(answer) == (value == "true")
+
+
+def _names(service: Service, options: Parsed) -> list[str]:
+    """Those that are given, or with --all those that there are. Raises: UsageError."""
+    if options.flag("all"):
+        if options.args:
+            raise UsageError(f"{options.command} --all takes no names")
+        return [row["Name"] for row in _rows(service)]
+    if not options.args:
+        raise UsageError("missing VOLUME …", cure=f"see ctnr {options.command} --help")
+    return options.args
+
+
+def _rows(service: Service) -> list[Event]:
+    rows: list[Event] = ask(service, base_request("volume-list"), tell=Teller())
+    return rows
+
+
+_FORMAT = Option(
+    "format", "text", "json, or a template of fields such as '{{.Name}}'", metavar="FORMAT"
+)  # fmt: skip
+
+
+def _filter(known: dict[str, tuple[str, ...]], short: str = "") -> Option:
+    return Option(
+        "filter", "list", f"only those that fit: {', '.join(known)}", short=short, metavar="KEY=VALUE"
+    )
+
+
+COMMANDS = {
+    "volume ls": Command(
+        "volume ls", "", "List volumes.",
+        (_filter(FILTERS, "f"), _FORMAT, Option("quiet", "flag", "names only", short="q")), list_volumes, most=0,
+    ),
+    "volume inspect": Command(
+        "volume inspect", "VOLUME …", "Show all that is known about volumes, and who has them.",
+        (
+            Option("all", "flag", "all there are", short="a"),
+            Option("format", "text", "json, or a template such as '{{.Mountpoint}}'", short="f", metavar="FORMAT"),
+        ),
+        inspect,
+    ),
+    "volume create": Command(
+        "volume create", "[NAME]", "Make a volume, under a random name if none is given.",
+        (
+            Option("driver", "text", "where it lies: local is all there is", short="d", choices=("local",),
+                   metavar="DRIVER"),
+            Option("ignore", "flag", "one that exists is fine"),
+            Option("label", "list", "add a label", short="l", metavar="KEY=VALUE"),
+        ),
+        create, most=1,
+    ),
+    "volume rm": Command(
+        "volume rm", "VOLUME …", "Remove volumes with all that is in them.",
+        (
+            Option("all", "flag", "all there are", short="a"),
+            Option("force", "flag", "with the containers that have them; no error for names that no volume has",
+                   short="f"),
+        ),
+        remove,
+    ),
+    "volume prune": Command(
+        "volume prune", "", "Remove the volumes that no container has, running or not, and no bundle.",
+        (_filter(_PRUNE_FILTERS), Option("force", "flag", "without a question", short="f")), prune, most=0,
+    ),
+}  # fmt: skip

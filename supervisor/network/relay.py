@@ -46,48 +46,81 @@ PIPE_BYTES = 1 << 20
 F_SETPIPE_SZ = 1031
 SPLICE = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 TURN = 8  # moves of one connection before the others have theirs
+UP, DOWN = 1, 2  # from the client, to it
+SPARE_PIPES = 4
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 s
 
 READ_WRITE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
-class Half:
-    """One direction of a connection: from a socket through a pipe to a socket."""
+class Pipe:
+    """What bytes pass through on their way from a socket to a socket."""
 
-    __slots__ = ("_read", "_size", "_write", "ended", "held", "source", "target")
+    __slots__ = ("read", "size", "write")
 
-    def __init__(self, source: int, target: int) -> None:
-        self.source, self.target = source, target
-        self._read, self._write = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
+    def __init__(self) -> None:
+        self.read, self.write = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
         try:
-            self._size = fcntl.fcntl(self._write, F_SETPIPE_SZ, PIPE_BYTES)
+            self.size = fcntl.fcntl(self.write, F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:  # a user may have so many large pipes only (pipe(7))
-            self._size = 1 << 16
-        self.held = 0
-        self.ended = False
-
-    def move(self) -> bool:
-        """Whether something moved. Raises: OSError if one of the ends is broken."""
-        moved = False
-        if not self.ended and self.held < self._size:
-            try:
-                count = posix.splice(self.source, self._write, self._size - self.held, flags=SPLICE)
-                self.held += count
-                self.ended = not count
-                moved = True
-            except BlockingIOError:
-                pass
-        if self.held:
-            try:
-                self.held -= posix.splice(self._read, self.target, self.held, flags=SPLICE)
-                moved = True
-            except BlockingIOError:
-                pass
-        return moved
+            self.size = 1 << 16
 
     def close(self) -> None:
-        posix.close(self._read)
-        posix.close(self._write)
+        posix.close(self.read)
+        posix.close(self.write)
+
+
+class Half:
+    """One direction of a connection. It has a pipe while there are bytes that its target does not take."""
+
+    __slots__ = ("_held", "_pipe", "_source", "_target", "ended")
+
+    def __init__(self, source: int, target: int) -> None:
+        self._source, self._target = source, target
+        self._pipe: Pipe | None = None
+        self._held = 0
+        self.ended = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended and not self._held
+
+    @property
+    def is_blocked(self) -> bool:
+        return self._held > 0
+
+    def move(self, pipes: list[Pipe]) -> bool:
+        """Whether there is perhaps more to do at once. Raises: OSError: an end is broken, or no descriptor free."""
+        pipe = self._pipe or (pipes.pop() if pipes else Pipe())
+        self._pipe, held, more = pipe, self._held, True
+        for _ in range(TURN):
+            more = False
+            if not self.ended and held < pipe.size:
+                try:
+                    count = posix.splice(self._source, pipe.write, pipe.size - held, flags=SPLICE)
+                    held += count
+                    self.ended = not count
+                    more = True
+                except BlockingIOError:  # nothing there, or no slot free
+                    pass
+            self._held = held
+            if held:
+                try:
+                    held -= posix.splice(pipe.read, self._target, held, flags=SPLICE)
+                    more = True
+                except BlockingIOError:
+                    pass
+                self._held = held
+            if not more:
+                break
+        if not held:
+            self._pipe = None
+            pipes.append(pipe)
+        return more
+
+    def close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
 
 
 class Connection:
@@ -98,25 +131,36 @@ class Connection:
     def __init__(self, client: socket, server: socket) -> None:
         self.client, self.server = client, server
         self._up = Half(client.fileno(), server.fileno())
-        try:
-            self._down = Half(server.fileno(), client.fileno())
-        except OSError:
-            self._up.close()
-            raise
-        self._shut = [False, False]
+        self._down = Half(server.fileno(), client.fileno())
+        self._shut = 0
 
-    def move(self) -> bool | None:
-        """Whether there is perhaps more to do at once; None when it is over."""
-        more = False
-        for _ in range(TURN):
-            more = self._up.move() | self._down.move()
-            if not more:
-                break
-        for number, (half, target) in enumerate(((self._up, self.server), (self._down, self.client))):
-            if half.ended and not half.held and not self._shut[number]:
-                self._shut[number] = True
-                target.shutdown(SHUT_WR)
-        return None if all(self._shut) else more
+    def concerns(self, descriptor: int, events: int) -> int:
+        """What an event says that can be moved now: UP, DOWN or both."""
+        if events & ~(select.EPOLLIN | select.EPOLLOUT):
+            return UP | DOWN
+        is_client = descriptor == self.client.fileno()
+        readable, writable, filled = (UP, DOWN, self._down) if is_client else (DOWN, UP, self._up)
+        return (readable if events & select.EPOLLIN else 0) | (writable if filled.is_blocked else 0)
+
+    def move(self, which: int, pipes: list[Pipe]) -> int | None:
+        """What perhaps can be moved on at once; None when it is over. Raises: OSError."""
+        more = 0
+        if which & UP:
+            if self._up.move(pipes):
+                more |= UP
+            elif self._up.is_over:
+                self._shut_down(UP, self.server)
+        if which & DOWN:
+            if self._down.move(pipes):
+                more |= DOWN
+            elif self._down.is_over:
+                self._shut_down(DOWN, self.client)
+        return None if self._shut == UP | DOWN else more
+
+    def _shut_down(self, half: int, target: socket) -> None:
+        if not self._shut & half:
+            self._shut |= half
+            target.shutdown(SHUT_WR)
 
     def close(self, *, broken: bool) -> None:
         for half in (self._up, self._down):
@@ -192,7 +236,8 @@ class Relay:
         self._paused = False  # out of descriptors
         self._pending: dict[int, tuple[socket, socket]] = {}  # being connected, by the server's descriptor
         self._connections: dict[int, Connection] = {}  # by either descriptor
-        self._busy: dict[Connection, None] = {}
+        self._busy: dict[Connection, int] = {}  # what can be moved
+        self._pipes: list[Pipe] = []  # empty ones
         self._poll.register(control.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
@@ -206,9 +251,14 @@ class Relay:
                 elif descriptor in self._pending:
                     self._connected(descriptor, events)
                 elif descriptor in self._connections:
-                    self._busy[self._connections[descriptor]] = None
-            for connection in list(self._busy):
-                self._move(connection)
+                    connection = self._connections[descriptor]
+                    self._busy[connection] = self._busy.get(connection, 0) | connection.concerns(
+                        descriptor, events
+                    )
+            for connection, which in list(self._busy.items()):
+                self._move(connection, which)
+            while len(self._pipes) > SPARE_PIPES:
+                self._pipes.pop().close()
 
     def _obey(self) -> bool:
         data, ancillary, _, _ = self._control.recvmsg(512, CMSG_SPACE(4), MSG_CMSG_CLOEXEC)
@@ -269,24 +319,21 @@ class Relay:
             return
         for end in (client, server):
             end.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        try:
-            connection = Connection(client, server)
-        except OSError:
-            self._refuse(descriptor)
-            return
+        connection = Connection(client, server)
         del self._pending[descriptor]
         self._poll.modify(server.fileno(), READ_WRITE)
         self._poll.register(client.fileno(), READ_WRITE)
         self._connections[client.fileno()] = self._connections[server.fileno()] = connection
-        self._busy[connection] = None
+        self._busy[connection] = UP | DOWN
 
-    def _move(self, connection: Connection) -> None:
+    def _move(self, connection: Connection, which: int) -> None:
         broken = False
         try:
-            more = connection.move()
+            more = connection.move(which, self._pipes)
         except OSError:
             more, broken = None, True
         if more:
+            self._busy[connection] = more
             return
         del self._busy[connection]
         if more is None:

@@ -109,6 +109,44 @@ async def test_many_at_once_and_one_that_says_nothing(tmp_path: Path) -> None:
         assert {hashlib.sha256(b"x" * n).hexdigest().encode() * 5000 for n in range(40)} == set(answers)
 
 
+async def test_connections_that_rest_hold_no_pipes(tmp_path: Path) -> None:
+    """A user has 64 MiB of large pipes; past that all of his are small ones (pipe(7), pipe-user-pages-soft)."""
+    async with relayed(tmp_path) as (sandbox, relay):
+        mapping = free()
+        await relay.publish(mapping)
+        clients = [await trio.open_tcp_stream("127.0.0.1", mapping.host_port) for _ in range(30)]
+        for client in clients:
+            await client.send_all(b"something")
+        links = sandbox.outer_path(f"/proc/{relay.pid}/fd")
+        with trio.fail_after(10):
+            sockets = pipes = 0
+            while sockets < 2 * len(clients) or pipes > 2 * 4:
+                await trio.sleep(0.02)
+                held = [os.readlink(f"{links}/{name}") for name in os.listdir(links)]
+                sockets = sum(one.startswith("socket:") for one in held)
+                pipes = sum(one.startswith("pipe:") for one in held)
+        for client in clients:
+            await client.aclose()
+
+
+async def test_what_the_server_does_not_read_yet_arrives_later(tmp_path: Path) -> None:
+    """More than sockets and a pipe hold; the server has one client at a time."""
+    async with relayed(tmp_path) as (_, relay):
+        mapping = free()
+        await relay.publish(mapping)
+        first = await trio.open_tcp_stream("127.0.0.1", mapping.host_port)
+        data = os.urandom(30_000_000)
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+
+                async def second() -> None:
+                    assert hashlib.sha256(data).hexdigest().encode() * 5000 == await ask(mapping, data)
+
+                nursery.start_soon(second)
+                await trio.sleep(0.5)
+                await first.aclose()
+
+
 async def test_nothing_listens_inside_a_client_is_reset(tmp_path: Path) -> None:
     async with relayed(tmp_path) as (_, relay):
         mapping = free(container_port=81)

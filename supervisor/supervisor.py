@@ -23,6 +23,7 @@ from supervisor.realm import Realm, open_realm
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.process import Completed
 from supervisor.spec import ContainerSpec
+from supervisor.teardown import Shielding
 
 log = structlog.get_logger()
 
@@ -68,7 +69,7 @@ class Supervisor:
                     async with open_realm(
                         self.run_dir, self.event_log, rootless=rootless, runtime=self._runtime
                     ) as realm:
-                        task_status.started(realm)
+                        Shielding(scope, task_status).started(realm)
                         await realm.sandbox.wait_gone()
                         log.error("sandbox_ended", rootless=rootless)
             except Exception as exc:
@@ -80,7 +81,6 @@ class Supervisor:
 
         async with trio.open_nursery() as nursery:
             realm: Realm = await nursery.start(hold)
-            scope.shield = True  # not before: a start can be cancelled
             task_status.started(realm)
             try:
                 await ended.wait()

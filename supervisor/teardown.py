@@ -75,7 +75,7 @@ async def start_in_turn(
     async def live(*, task_status: trio.TaskStatus[Any]) -> None:
         try:
             with scope:
-                await run(task_status=_Shielding(scope, task_status))
+                await run(task_status=Shielding(scope, task_status))
         finally:
             gone.set()
 
@@ -92,7 +92,7 @@ async def start_in_turn(
     return started
 
 
-class _Shielding:
+class Shielding:
     """A trio.TaskStatus that shields the task from the moment on in which it has started: nothing comes between."""
 
     def __init__(self, scope: trio.CancelScope, status: trio.TaskStatus[Any]) -> None:

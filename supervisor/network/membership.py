@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,7 @@ class Membership:
             self._tell("disconnect", found)
 
     async def publish(self, mappings: Sequence[PortMapping]) -> tuple[tuple[Attachment, PortMapping], ...]:
-        """Open more ports of the host, all or none of them, by the first network, as at the start.
+        """Open more ports of the host, all or none of them, by the first network, as at the start and in rounds to come.
 
         Raises: WrongState, AttachmentError (PortTaken, PluginError, SlirpError).
         """
@@ -148,10 +148,11 @@ class Membership:
             first = self.attachments[0]
             with reserve_ports(mappings) as reservation:
                 published = await first.publisher.publish_reserved(reservation)
+            self._container.ports_wanted += tuple(published)
             return tuple((first, mapping) for mapping in published)
 
     async def withdraw(self, wanted: Sequence[PortMapping]) -> tuple[tuple[Attachment, PortMapping], ...]:
-        """Stop publishing ports. One without a host port stands for all that lead to the container's.
+        """Stop publishing ports, also in the rounds to come. One without a host port stands for all to the container's.
 
         Raises: WrongState, NotFound, and nothing has changed; AttachmentError, ExceptionGroup.
         """
@@ -170,6 +171,7 @@ class Membership:
                     what = one if one.host_port else f"{one.container_port}/{one.protocol}"
                     raise NotFound(f"container {name} does not publish {what}", cure=f"ctnr port {name}")
                 found |= fitting
+            self._container.ports_wanted = _without(self._container.ports_wanted, found)
             for attachment in self.attachments:
                 await attachment.publisher.withdraw(
                     [mapping for mapping, whose in found.items() if whose is attachment]
@@ -214,3 +216,13 @@ class Membership:
         async with self._changing:
             while self._connected:
                 await self._connected.pop().run()
+
+
+def _without(wanted: Sequence[PortMapping], withdrawn: Iterable[PortMapping]) -> tuple[PortMapping, ...]:
+    """A wish without a host port goes with the first that it has become."""
+    left = list(wanted)
+    for mapping in withdrawn:
+        exact = [one for one in left if one == mapping]
+        for one in (exact or [one for one in left if mapping.fits(one)])[:1]:
+            left.remove(one)
+    return tuple(left)

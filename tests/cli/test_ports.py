@@ -241,6 +241,23 @@ def test_ports_come_and_go_while_it_runs(me: Person, network: str, serve: Callab
     assert is_free(8081)
 
 
+def test_what_came_and_went_holds_after_a_restart(
+    me: Person, network: str, serve: Callable[..., str]
+) -> None:
+    serve(network, "8481:80", "82", flags=("--restart=always",))
+    me.ctnr("port", "add", "served", "8482:81").ok  # noqa: B018
+    me.ctnr("port", "rm", "served", "8481:80").ok  # noqa: B018
+    me.ctnr("restart", "-t", "0", "served").ok  # noqa: B018
+    assert fetch(8482) == "served"
+    assert is_free(8481)
+    shown = me.ctnr("port", "served").ok.stdout
+    assert ("81/tcp -> " in shown, "82/tcp -> " in shown, "80/tcp" in shown) == (True, True, False), shown
+    me.ctnr("port", "rm", "served", "82").ok  # noqa: B018
+    me.ctnr("restart", "-t", "0", "served").ok  # noqa: B018
+    assert fetch(8482) == "served"
+    assert "82/tcp" not in me.ctnr("port", "served").ok.stdout
+
+
 def nat_rules() -> list[str]:
     """Of the host; those that the sandbox has do not show here."""
     done = subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True)

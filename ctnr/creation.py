@@ -18,6 +18,7 @@ from ctnr.bundles.namespaces import check_namespaces
 from ctnr.bundles.resources import build_limits
 from ctnr.bundles.store import Bundle, new_file
 from ctnr.dependencies import parse_dependency
+from ctnr.images.guard import holding
 from ctnr.images.progress import Report
 from ctnr.images.view import Image
 from ctnr.ports import choose_ports
@@ -33,18 +34,19 @@ if TYPE_CHECKING:
 async def create(engine: Engine, request: requests.Run, report: Report) -> Record:
     """Image, bundle and record of a container; nothing runs yet. Raises: SupervisorError, OSError."""
     _check(engine, request)
-    image = await _image_of(engine, request, report)
-    process = engine.assembly.config(image).config
-    await _make_room(engine, request)
-    record = engine.records.new(
-        request.name or request.bundle,
-        image=request.image or (image.names[0] if image.names else image.id),
-        image_id=image.id,
-        command=(*(request.entrypoint if request.entrypoint is not None else process.entrypoint or ()),
-                 *(request.args or process.cmd or ())),
-        bundle=request.bundle or "",
-        request=request,
-    )  # fmt: skip
+    async with holding(engine.images):  # a gc must not take the image before the record tells of it
+        image = await _image_of(engine, request, report)
+        process = engine.assembly.config(image).config
+        await _make_room(engine, request)
+        record = engine.records.new(
+            request.name or request.bundle,
+            image=request.image or (image.names[0] if image.names else image.id),
+            image_id=image.id,
+            command=(*(request.entrypoint if request.entrypoint is not None else process.entrypoint or ()),
+                     *(request.args or process.cmd or ())),
+            bundle=request.bundle or "",
+            request=request,
+        )  # fmt: skip
     try:
         bundle = engine.bundles.open(record.bundle)
         try:

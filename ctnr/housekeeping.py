@@ -47,14 +47,14 @@ async def remove_images(engine: Engine, request: requests.ImageRemove) -> list[s
     await collect_garbage(
         engine.images,
         sandbox=engine.sandbox,
-        used={*used_images(engine), *(row.id for row in engine.images.list())},
+        used=lambda: {*used_images(engine), *(row.id for row in engine.images.list())},
     )
     return told
 
 
 async def collect_images(engine: Engine, request: requests.ImageGc) -> dict[str, int]:
     return await collect_garbage(
-        engine.images, sandbox=engine.sandbox, used=used_images(engine), every=request.all
+        engine.images, sandbox=engine.sandbox, used=lambda: used_images(engine), every=request.all
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from ctnr.images.catalog import names_in
@@ -14,18 +14,18 @@ from ctnr.images.view import StoreView
 
 
 async def collect_garbage(
-    store: StoreView, *, sandbox: OpenSandbox, used: Iterable[str], every: bool = False
+    store: StoreView, *, sandbox: OpenSandbox, used: Callable[[], Iterable[str]], every: bool = False
 ) -> dict[str, int]:
     """Drop images without a name (with `every` also named ones) that are not `used`, then blobs and layers of none.
 
-    Waits until no pull is under way, in any process. Returns {"images", "layers", "blobs", "bytes"}.
+    Waits until no pull is under way, in any process, nor a container being made of an image; then `used` is asked.
+    Returns {"images", "layers", "blobs", "bytes"}.
     Raises: StoreError.
     """
-    used = set(used)
     dropped = {"images": 0, "layers": 0, "blobs": 0, "bytes": 0}
     async with collecting(store):
         names = store.catalog.names()
-        keep = used if every else used | set(names.values())
+        keep = set(used()) | (set() if every else set(names.values()))
         for file in list(store.catalog.image_files()):
             if file.id not in keep:
                 for name in [name for name, image_id in names.items() if image_id == file.id]:

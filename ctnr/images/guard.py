@@ -30,11 +30,21 @@ async def adding(store: StoreView, sandbox: OpenSandbox | None) -> AsyncIterator
 
     Raises: StoreError.
     """
-    _make(store)
-    async with file_lock(f"{store.root}/lock", shared=True):
+    async with holding(store):
         with _clear_errors(store.root):
             await sweep(store, sandbox)
             yield
+
+
+@asynccontextmanager
+async def holding(store: StoreView) -> AsyncIterator[None]:
+    """Nothing is collected meanwhile: an image that is found is there until somebody has put down that he uses it.
+
+    Raises: StoreError.
+    """
+    _make(store)
+    async with file_lock(f"{store.root}/lock", shared=True):
+        yield
 
 
 @asynccontextmanager

@@ -134,7 +134,7 @@ class Membership:
             self._tell("disconnect", found)
 
     async def publish(self, mappings: Sequence[PortMapping]) -> tuple[tuple[Attachment, PortMapping], ...]:
-        """Open more ports of the host, all or none of them, by the first network, as at the start and in rounds to come.
+        """Open more ports of the host, all or none, by the first network, as at the start; also in the rounds to come.
 
         Raises: WrongState, AttachmentError (PortTaken, PluginError, SlirpError).
         """

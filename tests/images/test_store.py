@@ -260,12 +260,12 @@ async def test_names_removal_and_garbage(open_bench: OpenBench, write_layout: Wr
         with pytest.raises(SupervisorError, match="is used by a container"):
             await store.remove(one.id, used=[one.id])
         await store.remove(one.id)
-        dropped = await collect_garbage(store, sandbox=bench.sandbox, used=[])
+        dropped = await collect_garbage(store, sandbox=bench.sandbox, used=tuple)
         assert (1, 3) == (dropped["layers"], dropped["blobs"])
         assert two == store.find(two.id)
         await store.untag(two.names[0])
-        assert 0 == (await collect_garbage(store, sandbox=bench.sandbox, used=[two.id]))["images"]
-        assert 1 == (await collect_garbage(store, sandbox=bench.sandbox, used=[]))["images"]
+        assert 0 == (await collect_garbage(store, sandbox=bench.sandbox, used=lambda: [two.id]))["images"]
+        assert 1 == (await collect_garbage(store, sandbox=bench.sandbox, used=tuple))["images"]
         assert [] == list(bench.root.glob("layers/*")) == list(bench.root.glob("blobs/sha256/*"))
 
 

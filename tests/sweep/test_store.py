@@ -298,7 +298,7 @@ async def test_a_disk_that_is_full_at_every_point(yard: Yard, tmp_path: Path, op
                 assert error.cure, told
                 points += 1
                 yard.expect_nothing_unfinished(told)
-                await collect_garbage(store, sandbox=give, used=(), every=op in ("pull", "import"))
+                await collect_garbage(store, sandbox=give, used=tuple, every=op in ("pull", "import"))
                 resize(1 << 30)
                 await yard.expect_whole(told, sandbox, damaged=op == "repair")
                 await do(work, store, sandbox)

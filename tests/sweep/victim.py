@@ -46,7 +46,7 @@ async def do(what: dict[str, Any], store: ImageStore, sandbox: Sandbox) -> None:
     elif what["op"] == "export":
         await export_image(store, what["reference"], what["destination"])
     elif what["op"] == "gc":
-        await collect_garbage(store, sandbox=give, used=(), every=True)
+        await collect_garbage(store, sandbox=give, used=tuple, every=True)
     else:
         await repair_store(store, sandbox=give, used=set, busy=set)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Unpack
 
 import trio
@@ -23,14 +22,12 @@ from ctnr.order import sweep_volumes
 from supervisor.container import Container
 from supervisor.events import EventReader
 from supervisor.exec import run_captured
-from supervisor.lock import try_lock
 from supervisor.network.attachment import Attachment
 from supervisor.network.ports import PortMapping, parse_all_ports
+from supervisor.run_dir import PREFIX, SANDBOX, is_deserted, own_run_dir
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.process import Completed
 from supervisor.supervisor import Supervisor, ending, open_supervisor
-
-OWN_PREFIX = "ctnr-program-"
 
 
 class EmbeddedEngine:
@@ -213,9 +210,9 @@ async def open_engine(
     store_dir = os.path.abspath(store_dir or os.environ.get("CTNR_STORE_DIR") or default_store_dir())
     async with AsyncExitStack() as stack:
         if run_dir is None:
-            run_dir = stack.enter_context(_own_directory())
+            run_dir = stack.enter_context(own_run_dir())
         check_runtime_dir(run_dir)
-        sandbox_dir = f"{run_dir}/sandbox"
+        sandbox_dir = f"{run_dir}/{SANDBOX}"
         os.makedirs(sandbox_dir, 0o700, exist_ok=True)
         supervisor = await stack.enter_async_context(open_supervisor(sandbox_dir, runtime=runtime))
         engine = Engine(store_dir, supervisor, runtime_dir=run_dir)
@@ -223,32 +220,13 @@ async def open_engine(
         yield EmbeddedEngine(engine, report)
 
 
-@contextmanager
-def _own_directory() -> Iterator[str]:
-    """A temporary run directory, locked: so that others can tell when its program was killed."""
-    with tempfile.TemporaryDirectory(prefix=OWN_PREFIX) as path:
-        lock = try_lock(path)
-        assert lock is not None
-        try:
-            yield path
-        finally:
-            os.close(lock)
-
-
 async def _forget_killed(engine: Engine) -> None:
     """What containers of programs that were killed have left in the store: the kernel has ended them."""
     await sweep_volumes(engine)
     for record in engine.records.of_host(os.uname().nodename):
         run_dir = record.owner.partition(":")[2]
-        ours = os.path.basename(run_dir).startswith(OWN_PREFIX)
-        if ours and record.request.remove and _is_deserted(run_dir):
+        ours = os.path.basename(run_dir).startswith(PREFIX)
+        if ours and record.request.remove and is_deserted(run_dir):
             with suppress(BundleBusy):  # another engine is about it
                 await engine.remove(record)
                 shutil.rmtree(run_dir, ignore_errors=True)
-
-
-def _is_deserted(run_dir: str) -> bool:
-    lock = try_lock(run_dir)
-    if lock is not None:
-        os.close(lock)
-    return lock is not None or not os.path.lexists(run_dir)

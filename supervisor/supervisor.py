@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from supervisor.exec import run_captured
 from supervisor.groups import bare_errors, single_error
 from supervisor.network.garbage import Collected
 from supervisor.realm import Realm, open_realm
+from supervisor.run_dir import own_run_dir
 from supervisor.runtime.stdio import Stdio
 from supervisor.sandbox.process import Completed
 from supervisor.spec import ContainerSpec
@@ -229,7 +229,7 @@ async def open_supervisor(
     """
     async with AsyncExitStack() as stack:
         if run_dir is None:
-            run_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="ctnr-"))
+            run_dir = stack.enter_context(own_run_dir())
         if not os.path.isdir(run_dir):
             raise SandboxError(f"run directory {run_dir}: not a directory")
         stack.enter_context(bare_errors())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 import trio
 
 from ctnr import open_engine
+from supervisor import open_supervisor
+from supervisor.run_dir import PREFIX
 from tests.ns.ctnr.conftest import left_in
 from tests.world.leaks import descendants
 
@@ -33,9 +37,23 @@ trio.run(main, *sys.argv[1:])
 """
 
 
+SUPERVISOR = """
+import sys, trio
+from supervisor import open_supervisor
+
+async def main(kind):
+    async with open_supervisor() as supervisor:
+        await supervisor.realm(rootless=kind == "userns")
+        print("up", flush=True)
+        await trio.sleep_forever()
+
+trio.run(main, *sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize("kind", ["plain", "userns"])
 def test_a_killed_program(store: Path, kind: str) -> None:
-    before = set(descendants())
+    before, directories = set(descendants()), run_directories()
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, store, kind], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
@@ -49,6 +67,7 @@ def test_a_killed_program(store: Path, kind: str) -> None:
                 assert len(left_in(store)) == 2  # one that lives is left alone
 
         trio.run(beside)
+        assert len(run_directories() - directories) == 1
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     wait_ended(before)
@@ -60,6 +79,35 @@ def test_a_killed_program(store: Path, kind: str) -> None:
             assert again.status == 0  # and the journal of the host's network has been swept
 
     trio.run(main)
+    assert run_directories() <= directories
+
+
+@pytest.mark.parametrize("kind", ["plain", "userns"])
+def test_a_killed_supervisor(kind: str) -> None:
+    before, directories = set(descendants()), run_directories()
+    process = subprocess.Popen([sys.executable, "-c", SUPERVISOR, kind], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"up\n"
+        [own] = run_directories() - directories
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    wait_ended(before)
+    assert own in run_directories()
+
+    async def main() -> None:
+        async with open_supervisor() as opened:
+            assert own not in run_directories()
+            assert opened.run_dir in run_directories()
+            await opened.realm(rootless=kind == "userns")
+
+    trio.run(main)
+    assert run_directories() <= directories
+    assert not Path("/run/ctnr/journal").exists()
+
+
+def run_directories() -> set[str]:
+    return set(glob.glob(f"{tempfile.gettempdir()}/{PREFIX}*"))
 
 
 def wait_ended(before: set[int]) -> None:

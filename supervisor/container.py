@@ -246,9 +246,17 @@ class Container:
             await self._changed.wait()
 
     async def wait_ready(self) -> None:
-        """Until it is ready in the sense of its spec. Raises: WrongState if it ends, or becomes unhealthy, before."""
-        await self.wait_until(lambda: self.is_ready or self.has_ended or self._is_sick)
+        """Until it is ready in the sense of its spec. Raises: WrongState if it ends, or can't become ready any more."""
+        await self.wait_until(
+            lambda: self.is_ready or self.has_ended or self._is_sick or self._round.vigil.fault != ""
+        )
         if not self.is_ready:
+            fault = self._round.vigil.fault
+            if fault and not self.has_ended:
+                raise WrongState(
+                    f"container {self.name} can't be seen to be ready: {fault}",
+                    cure="choose a simpler pattern for --ready=log:",
+                )
             why = "is unhealthy" if not self.has_ended else f"has ended with status {self.status}"
             raise WrongState(
                 f"container {self.name} {why}, and was not ready before", cure=f"ctnr logs {self.name}"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 LISTEN = "0A"  # TCP_LISTEN, as /proc/net/tcp has it
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.02, 0.5
-LINE_BYTES = 4096  # of a line are looked at: `.*word` takes a time that grows with the square of it
 DATAGRAM_BYTES = 4096
 NOTICE_PAUSE_SECONDS = 0.002
 
@@ -67,25 +66,6 @@ def check_ready(ready: Ready | None, health: HealthCheck | None, *, piped: bool)
             "--ready=log: its output goes to its client, past the supervisor",
             cure="run it in the background: -d",
         )
-
-
-class LineWatcher:
-    """Looks for a pattern in the lines of an output, each stream for itself; `found` is called once."""
-
-    def __init__(self, pattern: re.Pattern[str], found: Callable[[], None]) -> None:
-        self._pattern, self._found = pattern, found
-        self._rest: dict[str, bytes] = {}
-        self._done = False
-
-    def feed(self, stream: str, data: bytes) -> None:
-        if self._done:
-            return
-        *lines, rest = (self._rest.get(stream, b"") + data).split(b"\n")
-        self._rest[stream] = rest[:LINE_BYTES]
-        # an unfinished line counts as well: a prompt has no newline
-        if any(self._pattern.search(line[:LINE_BYTES].decode(errors="replace")) for line in (*lines, rest)):
-            self._done = True
-            self._found()
 
 
 async def wait_listening(sandbox: Sandbox, pid: int, port: int) -> None:

@@ -11,7 +11,8 @@ import trio
 
 from supervisor.errors import SupervisorError
 from supervisor.health import Health, HealthStatus, OnFailure, ProbeResult, probe, watch
-from supervisor.readiness import LineWatcher, ReadyBy, hear_notices, wait_listening
+from supervisor.line_search import LineSearch
+from supervisor.readiness import ReadyBy, hear_notices, wait_listening
 from supervisor.spec import State
 from supervisor.teardown import Teardown, start_in_turn
 
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 
 class Vigil:
-    """Of one round. `health` is None without a check; `ready` says so from the moment it is."""
+    """Of one round. `health` is None without a check; `ready` says so once it is, `fault` why it never will be."""
 
     def __init__(self, container: Container, realm: Realm) -> None:
         spec = container.spec
@@ -32,7 +33,9 @@ class Vigil:
         self.notify_socket: str | None = None
         self._container = container
         self._realm = realm
+        self.fault = ""  # why it will never be ready
         self._listener: socket.socket | None = None
+        self._search: LineSearch | None = None
         self._began: float | None = None
 
     async def set_up(self, teardown: Teardown) -> None:
@@ -42,7 +45,8 @@ class Vigil:
             return
         if ready.by is ReadyBy.LOG:
             assert ready.pattern is not None
-            watcher = LineWatcher(ready.pattern, self._set_ready).feed
+            self._search = LineSearch(ready.pattern, self._set_ready, self._set_unready)
+            watcher = self._search.feed
             watchers = self._container.streams.output.watchers
             watchers.append(watcher)
 
@@ -70,6 +74,8 @@ class Vigil:
             tasks.append(self._watch_health)
         if ready is not None and ready.by in (ReadyBy.PORT, ReadyBy.NOTIFY):
             tasks.append(self._wait_ready)
+        if self._search is not None and self._search.needs_process:
+            tasks.append(partial(self._search_lines, self._search))
         if not tasks:
             return
 
@@ -134,6 +140,19 @@ class Vigil:
         else:
             assert self._listener is not None
             await hear_notices(self._listener, self._set_ready)
+
+    async def _search_lines(self, search: LineSearch) -> None:
+        try:
+            await search.run(self._realm.sandbox)
+        except (
+            SupervisorError,
+            OSError,
+        ) as exc:  # its sandbox has ended, or there was no room for the process
+            self._set_unready(str(exc))
+
+    def _set_unready(self, why: str) -> None:
+        self.fault = why
+        self._container.has_changed()
 
     def _set_ready(self) -> None:
         if not self.ready:

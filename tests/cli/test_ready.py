@@ -52,6 +52,22 @@ def test_run_returns_when_it_is_ready(chain: Person, ready: str, script: str) ->
     assert told.endswith("slow\n")
 
 
+def test_a_pattern_that_takes_for_ever_holds_nobody_up(chain: Person) -> None:
+    script = "echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!; exec sleep 1000"
+    command = ["ctnr", "run", "--name=slow", *OPTIONS, "--ready=log:^(a+)+$", "demo", "sh", "-c", script]
+    with chain.popen(command) as starting:
+        deadline = time.monotonic() + 20
+        while chain.ctnr("logs", "slow").stdout == "":
+            assert time.monotonic() < deadline
+        for _ in range(5):
+            assert "slow" in chain.ctnr("ps", seconds=9).ok.stdout  # less than the pattern may take
+        told = starting.communicate(timeout=60)[1].decode()
+    assert (starting.returncode, told.count("\n")) == (125, 1), told
+    assert "its pattern needs more than 10 s" in told
+    assert chain.ctnr("exec", "slow", "echo", "runs").ok.stdout == "runs\n"
+    assert chain.ctnr("wait", "--condition=ready", "slow").status == 125
+
+
 def test_health_is_seen_long_before_the_first_check_is_due(chain: Person) -> None:
     started = time.monotonic()
     start(

@@ -12,7 +12,6 @@ import trio.testing
 from supervisor.errors import SupervisorError
 from supervisor.health import HealthCheck
 from supervisor.readiness import (
-    LineWatcher,
     ReadyBy,
     check_ready,
     hear_notices,
@@ -52,28 +51,6 @@ def test_there_must_be_something_to_tell_it() -> None:
         check_ready(parse_ready("health"), None, piped=True)
     with pytest.raises(SupervisorError, match="past the supervisor"):
         check_ready(parse_ready("log:x"), None, piped=False)
-
-
-@pytest.mark.parametrize(
-    ("chunks", "found"),
-    [
-        ([("stdout", b"one\nready\n")], 1),
-        ([("stdout", b"rea"), ("stderr", b"dy"), ("stdout", b"dy")], 1),
-        ([("stdout", b"rea"), ("stderr", b"dy")], 0),
-        ([("stdout", b"ready"), ("stdout", b"ready\nready")], 1),
-        ([("stdout", b"\xff ready")], 1),
-        ([("stdout", b"rea\ndy")], 0),
-        ([("stdout", b"." * 4000 + b"ready")], 1),
-        ([("stdout", b"." * 5000), ("stdout", b"ready\n")], 0),  # beyond what is looked at of a line
-        ([("stdout", b"." * 5000 + b"\nready")], 1),
-    ],
-)
-def test_lines(chunks: list[tuple[str, bytes]], found: int) -> None:
-    calls: list[None] = []
-    watcher = LineWatcher(re.compile("ready"), lambda: calls.append(None))
-    for stream, data in chunks:
-        watcher.feed(stream, data)
-    assert len(calls) == found
 
 
 def test_only_what_listens_counts() -> None:

@@ -62,7 +62,7 @@ class LineSearch:
             self._end(lambda: self._failed("its output comes faster than its pattern can be looked for"))
 
     async def run(self, sandbox: Sandbox) -> None:
-        """Until it is found or has failed; there is a process from the first output on. Raises: SandboxError, OSError."""
+        """Until it is found or has failed; its process comes with the first output. Raises: SandboxError, OSError."""
         await self._more.wait()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with trio.socket.from_stdlib_socket(ours) as control, theirs:

@@ -26,7 +26,7 @@ from supervisor.network.rtnetlink import add_network_broadcast, link_exists
 from supervisor.network.stale import delete_attachment
 from supervisor.network.turns import Turns
 from supervisor.network.uplink import Uplink
-from supervisor.network.wishes import own_port_mapper, verify_wishes, with_capabilities, with_mtu
+from supervisor.network.wishes import behind_uplink, own_port_mapper, verify_wishes, with_capabilities
 from supervisor.sandbox.process import Completed
 from supervisor.sandbox.sandbox import Sandbox
 from supervisor.teardown import Teardown, start_in_turn
@@ -88,7 +88,8 @@ class PluginNetworks:
         wanted = {"ips": request.ip, "mac": request.mac}
         network = with_capabilities(network, [key for key, value in wanted.items() if value is not None])
         if self._uplink is not None:
-            network = with_mtu(network, self._uplink.mtu)
+            await self._uplink.open()
+            network = behind_uplink(network, self._uplink.mtu, masquerades=self._uplink.masquerades)
         args = AttachmentArgs(
             container_id=container.id,
             ifname=request.ifname,

@@ -24,8 +24,12 @@ TAP = "uplink0"
 OPTIONS = SlirpOptions(mtu=65520, cidr="10.255.2.0/24")
 
 # The host's own services, which slirp4netns shows at its gateway, stay out of reach. Its own switch for that would
-# also swallow every answer of a published UDP port to the host itself.
-RULES = f"""*filter
+# also swallow every answer of a published UDP port to the host itself. slirp4netns answers its own network only: one
+# rule for all that goes out, in place of the plugins' chain of rules for each container.
+RULES = f"""*nat
+-A POSTROUTING -o {TAP} -j MASQUERADE
+COMMIT
+*filter
 -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
 -A FORWARD -o {TAP} -d {OPTIONS.nameserver} -p udp --dport 53 -j ACCEPT
 -A FORWARD -o {TAP} -d {OPTIONS.nameserver} -p tcp --dport 53 -j ACCEPT
@@ -44,6 +48,7 @@ class Uplink:
         self.netns = f"{sandbox.run_dir}/netns/uplink"
         self.slirp: Slirp | None = None
         self._options = OPTIONS
+        self.masquerades = False  # what goes out, whoever sends it
         self.mtu = OPTIONS.mtu
         self.generation = 0  # counts its namespaces: one is enough unless slirp4netns can't be kept running
 
@@ -54,13 +59,14 @@ class Uplink:
                 await self._sandbox.delete_netns(self.netns)  # of a try that failed
                 await self._sandbox.new_netns(self.netns, tap=TAP)
                 await self._sandbox.call("sysctl", netns=self.netns, settings={"net/ipv4/ip_forward": "1"})
-                self._options = msgspec.structs.replace(OPTIONS, host_loopback=await self._set_rules())
+                self.masquerades = await self._set_rules()
+                self._options = msgspec.structs.replace(OPTIONS, host_loopback=self.masquerades)
                 self.slirp = await self._nursery.start(self._run)
                 self.generation += 1
         return self.netns
 
     async def _set_rules(self) -> bool:
-        """Whether the namespace itself keeps containers from the host's services."""
+        """Whether the namespace itself keeps containers from the host's services, and gives them its address."""
         environ = {"PATH": DEFAULT_PATH, "XTABLES_LOCKFILE": f"{self._sandbox.run_dir}/xtables.lock"}
         try:
             done = await self._sandbox.run(

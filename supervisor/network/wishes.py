@@ -93,15 +93,20 @@ def with_first_plugin(network: NetworkList, more: Mapping[str, Any]) -> NetworkL
     return NetworkList.from_bytes(msgspec.json.encode(conf), network.source)
 
 
-def with_mtu(network: NetworkList, mtu: int) -> NetworkList:
-    """A network of veths with packets of that size, unless its configuration says otherwise.
+def behind_uplink(network: NetworkList, mtu: int, *, masquerades: bool) -> NetworkList:
+    """A network of veths as it shall be in a sandbox: packets of that size, unless its configuration says otherwise.
 
-    For what lies in a sandbox: no wire is there to limit them, and slirp4netns pays by the packet.
+    No wire is there to limit them, and slirp4netns pays by the packet. An uplink that `masquerades` spares the plugin
+    its dozen runs of iptables for each container.
     """
     first = network.plugins[0]
-    if first.type not in ("bridge", "ptp") or msgspec.json.decode(first.raw).get("mtu"):
+    if first.type not in ("bridge", "ptp"):
         return network
-    return with_first_plugin(network, {"mtu": mtu})
+    conf = msgspec.json.decode(first.raw)
+    more: dict[str, Any] = {} if conf.get("mtu") else {"mtu": mtu}
+    if masquerades and conf.get("ipMasq"):
+        more["ipMasq"] = False
+    return with_first_plugin(network, more)
 
 
 def with_address(options: SlirpOptions, ip: str) -> SlirpOptions:

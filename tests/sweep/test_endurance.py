@@ -1,9 +1,14 @@
-"""Many short containers, eight at a time: the service is as large afterwards as it was when it had warmed up."""
+"""Many short containers, eight at a time: the service is as large afterwards as it was when it had warmed up.
+
+Its history of 1024 events is full after 200 or so, and the allocators come to rest after 2000. Measured on two cores,
+in KiB more than after 24, at 1000, 2000, 3000 and 4000: root 3900, 4700, 5000, 5000; a user 2300, 2600, 2600, 2600.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +18,10 @@ from tests.sweep.length import amount, covered
 from tests.world.people import Person
 
 AT_ONCE = 8
-WARM_UP = 24
-GROWTH_KIB = 4096  # of the service and of init together; 2 000 records of 2 KiB would be as much
+WARM_UP = amount(24, 2000)
+COUNT = amount(48, 2000)
+GROWTH_KIB = amount(4096, 1024)  # of the service and of init together; 2000 times half a KiB
+REST_SECONDS = 0.5
 NETWORKS = ("slirp", "none", "slirp", "bridge")
 
 
@@ -22,11 +29,10 @@ def test_short_containers(as_user: Person, busybox_image: Path) -> None:
     prepare(as_user, busybox_image)
     play(as_user, WARM_UP)
     [service] = daemons(as_user)
-    before = measure(service)
-    count = amount(48, 1000)
-    play(as_user, count)
-    after = measure(service)
-    covered(f"{as_user.name}: {count} containers, {AT_ONCE} at a time; before {before}, after {after}")
+    before = measure_at_rest(service)
+    play(as_user, COUNT)
+    after = measure_at_rest(service)
+    covered(f"{as_user.name}: {COUNT} containers after {WARM_UP}, {AT_ONCE} at a time; {before} → {after}")
     assert [service] == daemons(as_user), "it is the same service"
     assert after["descriptors"] <= before["descriptors"]
     assert after["threads"] <= before["threads"]
@@ -42,6 +48,16 @@ def play(person: Person, count: int) -> None:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(one, range(count)))
+
+
+def measure_at_rest(service: int) -> dict[str, int]:
+    """When descriptors and threads stay: the last clean-ups go on when their clients have ended."""
+    found = measure(service)
+    while True:
+        time.sleep(REST_SECONDS)
+        before, found = found, measure(service)
+        if all(found[what] == before[what] for what in ("descriptors", "threads")):
+            return found
 
 
 def measure(service: int) -> dict[str, int]:

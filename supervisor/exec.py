@@ -42,10 +42,11 @@ class Pipes:
         """The program has its side: from here its end is the end of the streams."""
         close_all(self._theirs)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
+        """Both sides; not `aclose`, of which a cancelled task does only the first."""
         self.give_away()
         for stream in (self.stdin, self.stdout, self.stderr):
-            await trio.aclose_forcefully(stream)
+            stream.close()
 
     async def communicate(self, stdin: bytes, wait: Callable[[], Awaitable[int]]) -> Completed:
         """Write `stdin` and read both outputs until the program that `wait` waits for has ended.
@@ -120,7 +121,7 @@ async def open_exec(container: Container, program: Program) -> AsyncIterator[Exe
         finally:
             await started.process.kill_and_wait()
     finally:
-        await pipes.aclose()
+        pipes.close()
 
 
 async def run_exec(container: Container, program: Program, stdin: bytes) -> Completed:
@@ -134,7 +135,7 @@ async def run_exec(container: Container, program: Program, stdin: bytes) -> Comp
         finally:
             await started.process.kill_and_wait()
     finally:
-        await pipes.aclose()
+        pipes.close()
 
 
 async def run_captured(start: Callable[[Stdio], Awaitable[Container]], stdin: bytes) -> Completed:
@@ -150,7 +151,7 @@ async def run_captured(start: Callable[[Stdio], Awaitable[Container]], stdin: by
             with trio.CancelScope(shield=True):
                 await container.wait_gone()
     finally:
-        await pipes.aclose()
+        pipes.close()
 
 
 async def _read(stream: trio.abc.ReceiveStream, into: bytearray) -> None:

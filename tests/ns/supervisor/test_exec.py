@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 from pathlib import Path
 
@@ -33,6 +35,21 @@ async def test_exec_takes_more_than_a_pipe_holds_both_ways(bundle: Path) -> None
         sent = bytes(range(256)) * 4096
         assert (await container.exec(["cat"], stdin=sent)).stdout == sent
         assert (await container.exec(["head", "-c", "3"], stdin=sent)).stdout == sent[:3]
+
+
+async def test_an_exec_that_is_cancelled_closes_its_pipes_itself(bundle: Path) -> None:
+    """All of them, and not when the garbage collector comes by."""
+    async with open_supervisor() as supervisor, supervisor.run(spec(bundle, SLEEP)) as container:
+        await container.exec(["true"])
+        gc.disable()
+        try:
+            before = os.listdir("/proc/self/fd")
+            with trio.move_on_after(0.2) as scope:
+                await container.exec(SLEEP)
+            assert scope.cancelled_caught
+            assert os.listdir("/proc/self/fd") == before
+        finally:
+            gc.enable()
 
 
 async def test_exec_does_not_wait_for_what_it_leaves_behind(bundle: Path) -> None:

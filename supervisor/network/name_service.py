@@ -1,7 +1,7 @@
 """Name servers of the bridge networks: each is there from its network's first container to its last.
 
 A network is served where its gateway is an address of ours, on the bridge beside the uplink (rootless) or in the
-current network namespace. Where the address or its port 53 can't be had, nothing is served, and that is no error.
+current network namespace. Where its port 53 is somebody else's, nothing is served, and that is no error.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from netconf import NetworkList, Result
+from supervisor.errors import AttachmentError
 from supervisor.network.dns import Forwarder, HostResolvers, run_name_server
 from supervisor.network.dns_names import Names, encode_name
 from supervisor.network.uplink import Uplink
@@ -26,6 +27,12 @@ from supervisor.sandbox.sandbox import Sandbox
 log = structlog.get_logger()
 
 PORT = 53
+UNSERVED = (
+    errno.EADDRNOTAVAIL,
+    errno.EADDRINUSE,
+    errno.EACCES,
+    errno.EPERM,
+)  # the address or the port is not ours
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
 
@@ -59,6 +66,7 @@ class NameService:
         """Make a container's names known on a network. Returns where its name server listens: nowhere, perhaps.
 
         The first name is told for the addresses (PTR). The caller owes a `leave`, from before the call on.
+        Raises: AttachmentError if its sockets can't be had.
         """
         if network.plugins[0].type != "bridge":
             return ()
@@ -138,6 +146,8 @@ class NameService:
                 sock.close()
             if not isinstance(exc, OSError):
                 raise
+            if exc.errno not in UNSERVED:
+                raise AttachmentError(f"open the name server at {address}: {exc.strerror}") from exc
             if exc.errno != errno.EADDRNOTAVAIL:
                 log.warning("names_not_served", address=address, error=exc.strerror)
             return None

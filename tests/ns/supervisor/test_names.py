@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import socket
 import sys
@@ -15,11 +16,14 @@ import dns.flags
 import dns.message
 import dns.rcode
 import dns.reversename
+import pytest
 import trio
 
 from netconf import NetworkList, load_builtin
 from supervisor import open_supervisor
 from supervisor.container import Container
+from supervisor.errors import AttachmentError
+from supervisor.sandbox.sandbox import Sandbox
 from supervisor.supervisor import Supervisor
 from tests.ns.supervisor.helpers import KINDS, spec
 from tests.world.internet import BIG_COUNT, BIG_NAME, Internet, name_server_is
@@ -182,6 +186,27 @@ async def test_where_the_port_is_taken_nothing_is_served(bundle: Path) -> None:
     finally:
         for listener in taken:
             await listener.aclose()
+
+
+async def test_where_no_socket_is_to_be_had_no_container_is_without_names(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_socket = Sandbox.open_socket
+
+    async def open_no_stream(
+        self: Sandbox, family: int, kind: int, *args: Any, **more: Any
+    ) -> socket.socket:
+        if kind == socket.SOCK_STREAM:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await open_socket(self, family, kind, *args, **more)
+
+    monkeypatch.setattr(Sandbox, "open_socket", open_no_stream)
+    async with open_supervisor() as supervisor:
+        with pytest.raises(AttachmentError, match=f"open the name server at {GATEWAY}: Too many open files"):
+            await start(supervisor, bundle, False, "a", networks=[load_builtin("bridge")])
+        monkeypatch.undo()
+        container = await start(supervisor, bundle, False, "a", networks=[load_builtin("bridge")])
+        assert (await container.exec(["nslookup", "a", GATEWAY])).status == 0
 
 
 @KINDS

@@ -14,11 +14,11 @@ from tests.sweep.stories import STORIES, Props
 from tests.sweep.sweeping import sweep_all, sweep_on
 
 KINDS = pytest.mark.parametrize("rootless", [False, True], ids=["plain", "userns"])
-# In CI one point in so many calls, of which a story has 5 to 90; each is played again after its error.
+# In CI one point in so many calls, of which a story has 5 to 170; each is played again after its error.
 STRIDES = {
     "plain": 2, "slirp": 4, "slirp+bridge": 30, "bridge": 25, "names": 40, "terminal": 3, "log": 4, "connect": 45,
-    "relay": 6, "ports": 12, "pasta": 2, "exec": 4, "group": 4, "embedded": 12, "confined": 5, "detached": 24,
-    "pull": 32,
+    "relay": 6, "ports": 40, "pasta": 4, "exec": 4, "group": 6, "embedded": 24, "confined": 15, "detached": 24,
+    "pull": 32, "restarts": 16, "watched": 16, "foreground": 16,
 }  # fmt: skip
 WITH_THE_SUPERVISOR = {"plain": 6, "bridge": 16}
 

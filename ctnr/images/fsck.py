@@ -265,16 +265,17 @@ class _Check:
         source = LayerSource(self._catalog.blob(blob.hex), blob, diff_id, topmost_first, is_lowest=not lower)
         # what a layer takes from one that nobody can see, and that is not kept, is not looked at
         with suppress(_Unknown):
-            async with self._layers.fresh(source, sandbox, self._report) as (directory, _):
-                wrong = await self._layers.difference(self._layers.path(name), directory, sandbox)
+            async with self._layers.fresh(source, sandbox, self._report) as fresh:
+                wrong = await self._layers.difference(self._layers.path(name), fresh.directory, sandbox)
                 told = f"layer {name[:12]}: {wrong}"
                 if wrong is None:
                     return
                 if not self._repairs:
                     self._find(told)
                     return
+                await self._layers.keep_nodes(name, fresh, sandbox)
                 await settle(self._layers.root)
-                if self._layers.replace(name, directory, lambda: self._is_busy(name)):
+                if self._layers.replace(name, fresh.directory, lambda: self._is_busy(name)):
                     self._find(told, "unpacked again")
                 else:
                     self._find(f"{told}: left, for a container runs on it")

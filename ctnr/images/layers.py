@@ -54,9 +54,19 @@ class _Told(msgspec.Struct):
     entries: int = 0
     bytes: int = 0
     skipped: int = 0
+    nodes: list[tuple[str, int, int, int, int]] = []
     pending: bool = False
     error: str | None = None
     errno: int | None = None
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A layer unpacked anew: its directory, the name it should have, and the device nodes that could not be made."""
+
+    directory: str
+    name: str
+    nodes: list[tuple[str, int, int, int, int]]  # path, st_mode, st_rdev, uid, gid
 
 
 class _Compared(msgspec.Struct):
@@ -95,18 +105,16 @@ class LayerStore:
         async with file_lock(f"{self.root}/.{source.diff_id}{SUFFIX}", transient=True):
             if (found := await self._find_now(source)) is not None:
                 return found
-            async with self.fresh(source, sandbox, report) as (directory, name):
+            async with self.fresh(source, sandbox, report) as fresh:
                 await settle(self.root)
-                os.rename(directory, self.path(name))
+                os.rename(fresh.directory, self.path(fresh.name))
         layer = source.layer
         report(Progress(layer.hex[:12], "done", layer.size, layer.size))
-        return name
+        return fresh.name
 
     @asynccontextmanager
-    async def fresh(
-        self, source: LayerSource, sandbox: Sandbox, report: Report
-    ) -> AsyncIterator[tuple[str, str]]:
-        """A layer unpacked anew: its directory, and the name it should have. What is not renamed goes with the block.
+    async def fresh(self, source: LayerSource, sandbox: Sandbox, report: Report) -> AsyncIterator[Fresh]:
+        """A layer unpacked anew. What is not renamed goes with the block.
 
         Raises: BrokenImage, SupervisorError, OSError.
         """
@@ -121,11 +129,17 @@ class LayerStore:
                     names = await source.lower()
                     await job.finish([self.path(one) for one in names])
                     name = _name_over(source.diff_id, names)
-                yield temporary, name
+                yield Fresh(temporary, name, told.nodes)
             finally:
                 if os.path.lexists(temporary):
                     with trio.CancelScope(shield=True):
                         await sandbox.remove_tree(temporary)
+
+    async def keep_nodes(self, name: str, fresh: Fresh, sandbox: Sandbox) -> None:
+        """Give `fresh` the device nodes of the layer `name`, where it lacks them. Raises: SandboxError."""
+        if fresh.nodes:
+            argv = python_argv("ctnr.images.nodes", self.path(name), fresh.directory)
+            await sandbox.run(argv, stdin=msgspec.json.encode(fresh.nodes))
 
     def replace(self, name: str, fresh: str, is_busy: Callable[[], bool]) -> bool:
         """Let `fresh` and the layer `name` change places, unless a container uses it (False). Raises: OSError."""

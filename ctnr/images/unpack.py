@@ -44,6 +44,7 @@ MAX_ENTRIES = 1_000_000
 MAX_BYTES = 256 << 30
 MAX_MEMORY_BYTES = 1 << 30
 MAX_PENDING = 100_000
+NODES = 1000  # skipped device nodes that are told of
 CHUNK_BYTES = 1 << 20
 NO_ID = (1 << 32) - 1  # chown(2) reads it as "leave it as it is"
 
@@ -72,7 +73,7 @@ def main() -> None:
             current.extract(pending, is_lowest=job["lowest"])
             told = {
                 "entries": current.entries, "bytes": current.bytes, "skipped": current.skipped,
-                "pending": current.is_pending,
+                "pending": current.is_pending, "nodes": current.nodes,
             }  # fmt: skip
     except (LayerError, BadTar) as exc:
         told = {"error": str(exc)}
@@ -99,6 +100,7 @@ class Extractor:
         self._whiteouts: set[str] = set()
         self._links: list[tuple[str, str]] = []
         self.entries = self.bytes = self.skipped = 0
+        self.nodes: list[tuple[str, int, int, int, int]] = []  # skipped ones: path, mode, rdev, uid, gid
         self.is_pending = False
         self.current = ""
         self._make = {
@@ -219,10 +221,13 @@ class Extractor:
 
     def _device(self, entry: Entry) -> None:
         # rootless there are no device nodes, and 0:0 would be a whiteout
+        path, kind = entry.path, stat.S_IFCHR if entry.kind == CHARACTER else stat.S_IFBLK
         if self._rootless or entry.device == (0, 0):
             self.skipped += 1
+            if entry.device != (0, 0) and len(self.nodes) < NODES:
+                said = (kind | entry.mode & 0o7777, os.makedev(*entry.device), entry.uid, entry.gid)
+                self.nodes.append((path, *said))
             return
-        path, kind = entry.path, stat.S_IFCHR if entry.kind == CHARACTER else stat.S_IFBLK
         self._create(path, lambda: os.mknod(path, kind | 0o600, os.makedev(*entry.device)))
         self._attributes(entry)
 

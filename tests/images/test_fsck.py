@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
+import tarfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -105,6 +107,33 @@ async def test_a_damaged_layer_is_unpacked_again(whole: Whole) -> None:
         assert [(finding, "unpacked again")] == await whole.repair()
         assert [] == await whole.told()
     assert whole.image == whole.bench.store.find(whole.reference)
+
+
+@pytest.mark.parametrize("rootless", [False, True])
+async def test_device_nodes_stay_in_a_repaired_layer(
+    open_bench: OpenBench, write_layout: WriteLayout, rootless: bool
+) -> None:
+    """A layer that root has unpacked is repaired where nobody can make nodes; others than the archive's don't stay."""
+    nodes = {"dev/null": (1, 3, 0o666, 0), "dev/odd": (1, 5, 0o640, 7), "replaced": (1, 9, 0o600, 0)}
+    reference = write_layout(tar(
+        member("dev", type=tarfile.DIRTYPE, mode=0o755),
+        *(member(name, type=tarfile.CHRTYPE, devmajor=major, devminor=minor, mode=mode, uid=uid)
+          for name, (major, minor, mode, uid) in nodes.items()),
+        member("replaced", b"by a file"), member("file", b"content"),
+    ))  # fmt: skip
+    async with open_bench() as bench:
+        top = Path((await bench.pull(reference)).layer_paths[0])
+    (top / "file").write_bytes(b"damaged")
+    (top / "dev/odd").chmod(0o666)
+    async with open_bench(rootless=rootless) as bench:
+        verdict = await repair_store(bench.store, sandbox=bench.sandbox, used=set, busy=set)
+        assert ["unpacked again"] == [one.done for one in verdict.findings]
+        assert () == (await check_store(bench.store, sandbox=bench.sandbox)).findings
+        assert [] == bench.left()
+    null = (top / "dev/null").lstat()
+    assert (stat.S_IFCHR | 0o666, os.makedev(1, 3)) == (null.st_mode, null.st_rdev)
+    assert (b"content", b"by a file") == ((top / "file").read_bytes(), (top / "replaced").read_bytes())
+    assert (top / "dev/odd").exists() is not rootless  # it was changed: only where it can be made anew
 
 
 async def test_a_quick_look_leaves_out_what_is_in_layers(whole: Whole) -> None:

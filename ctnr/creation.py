@@ -19,7 +19,8 @@ from ctnr.bundles.resources import build_limits
 from ctnr.bundles.store import Bundle, new_file
 from ctnr.dependencies import parse_dependency
 from ctnr.images.guard import holding
-from ctnr.images.progress import Report
+from ctnr.images.progress import Progress, Report
+from ctnr.images.store import warn_of_platform
 from ctnr.images.view import Image
 from ctnr.ports import choose_ports
 from ctnr.records import Record
@@ -37,6 +38,7 @@ async def create(engine: Engine, request: requests.Run, report: Report) -> Recor
     async with holding(engine.images):  # a gc must not take the image before the record tells of it
         image = await _image_of(engine, request, report)
         process = engine.assembly.config(image).config
+        _warn(request, image, report)
         await _make_room(engine, request)
         record = engine.records.new(
             request.name or request.bundle,
@@ -78,6 +80,19 @@ def _check(engine: Engine, request: requests.Run) -> None:
     for text in request.depends_on:
         parse_dependency(text)
     check_restart(request, request.restart)
+
+
+def _warn(request: requests.Run, image: Image, report: Report) -> None:
+    """What is probably not meant, and is done all the same."""
+    if request.platform is None:  # else it was chosen so, or the pull has told
+        warn_of_platform(image, request.image or request.bundle or image.id, None, report)
+    if request.networks == ("host",) and (given := _ports_wished(request)):
+        what = f"{given} is left out, for the host's network has every port of the program"
+        report(Progress("--network=host", what, warning=True))
+
+
+def _ports_wished(request: requests.Run) -> str:
+    return " ".join([*(f"-p {one}" for one in request.publish), *(["-P"] if request.publish_all else [])])
 
 
 async def _make_room(engine: Engine, request: requests.Run) -> None:

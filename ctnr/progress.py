@@ -31,12 +31,12 @@ class Reporter:
     def __init__(self, connection: Connection, *, bars: bool) -> None:
         self._connection = connection
         self._bars = bars
-        self._waiting: dict[str, Progress] = {}
+        self._waiting: dict[tuple[str, bool], Progress] = {}
         self._told: set[tuple[str, str]] = set()
         self._news = trio.Event()
 
     def __call__(self, progress: Progress) -> None:
-        self._waiting[progress.id] = progress
+        self._waiting[progress.id, progress.warning] = progress
         self._news.set()
 
     async def run(self) -> None:
@@ -51,10 +51,11 @@ class Reporter:
     async def flush(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for progress in waiting.values():
-            if self._bars:
+            if self._bars and not progress.warning:
                 await self._connection.send(
                     "progress", id=progress.id, what=progress.what, done=progress.done, total=progress.total
                 )
             elif (progress.id, progress.what) not in self._told:
                 self._told.add((progress.id, progress.what))
-                await self._connection.send("message", text=f"{progress.id}: {progress.what}")
+                kind = "warning" if progress.warning else "message"
+                await self._connection.send(kind, text=f"{progress.id}: {progress.what}")

@@ -70,7 +70,7 @@ def _explain(exc: Exception, raw: bytes, file: str | None, field: str | None) ->
         return NetconfError("is empty", file=file, field=field, expected="a JSON object")
     if isinstance(exc, msgspec.ValidationError):
         return _explain_type(str(exc), file, field)
-    return NetconfError(_place(str(exc), raw), file=file, field=field, expected="valid JSON")
+    return NetconfError(_place(str(exc), raw), file=file, field=field)
 
 
 def _explain_type(text: str, file: str | None, field: str | None) -> NetconfError:

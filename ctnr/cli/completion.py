@@ -6,28 +6,30 @@ that.
 
 from __future__ import annotations
 
+from functools import partial
+
+from ctnr.cli.completion_values import FILES, values_of
 from ctnr.cli.grammar import Command, Parsed
 from ctnr.cli.output import write
 from ctnr.client.errors import ClientError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
+    from ctnr.cli.completion_values import Candidates
     from ctnr.cli.grammar import Option
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
-    Candidates = Iterable[tuple[str, str]]  # (word, what it is)
-
 SHELLS = ("bash", "zsh", "fish")
-FILES = ":files"  # the one line that means: the shell completes names of files
+_BREAKS = ("=", ":")  # at which bash begins another word
 
 _BASH = """\
 # ctnr completion bash > /etc/bash_completion.d/ctnr
 _ctnr() {
     local line word="${COMP_WORDS[COMP_CWORD]}"
-    [ "$word" != "=" ] || word=
+    case "$word" in = | :) word= ;; esac
     COMPREPLY=()
     while IFS= read -r line; do
         line="${line%%$'\\t'*}"
@@ -38,6 +40,7 @@ _ctnr() {
             case "$line" in "$word"*) COMPREPLY+=("$line") ;; esac
         fi
     done < <("${COMP_WORDS[0]}" completion - "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+    case "${COMPREPLY[0]}" in *[=:]) compopt -o nospace 2>/dev/null ;; esac
 }
 complete -F _ctnr ctnr
 """
@@ -45,16 +48,20 @@ _ZSH = """\
 #compdef ctnr
 # ctnr completion zsh > "${fpath[1]}/_ctnr"
 _ctnr() {
-    local line
-    local -a found
+    local line word none=1
+    local -a found open
     while IFS= read -r line; do
         if [[ "$line" == ":files" ]]; then
-            _files
-        else
-            found+=("${${line%%$'\\t'*}//:/\\\\:}:${line#*$'\\t'}")
+            _files && none=0
+            continue
         fi
+        word="${line%%$'\\t'*}"
+        [[ "$line" == "$word" ]] && line="${word//:/\\\\:}" || line="${word//:/\\\\:}:${line#*$'\\t'}"
+        [[ "$word" == *[=:] ]] && open+=("$line") || found+=("$line")
     done < <("${words[1]}" completion - "${(@)words[2,CURRENT]}" 2>/dev/null)
-    (( $#found )) && _describe ctnr found
+    (( $#found )) && _describe ctnr found && none=0
+    (( $#open )) && _describe ctnr open -S '' && none=0
+    return none
 }
 if [[ "$funcstack[1]" == "_ctnr" ]]; then _ctnr "$@"; else compdef _ctnr ctnr; fi
 """
@@ -88,20 +95,34 @@ def completion(service: Service, options: Parsed) -> int:
 
 
 def candidates(service: Service, words: list[str]) -> list[tuple[str, str]]:
-    """What the last of `words` may become; the shell's own = between an option and its value is understood."""
-    *before, word = words or [""]
-    if word == "=" and before:
-        before, word = [*before, "="], ""
+    """What the last of `words` may become; that bash begins another word at = and : is understood."""
+    *before, word = _joined(words or [""])
+    cut = 0  # what of the last word is another word to the shell, and stays as it is
+    if word != words[-1:][0] or word in _BREAKS:
+        cut = max(word.rfind(one) for one in _BREAKS) + 1
     try:
         return sorted(
             {
-                (one, about)
+                (one if one == FILES else one[cut:], about)
                 for one, about in _find(service, before, word)
-                if one.startswith(word) or one == FILES
+                if (one.startswith(word) and len(one) > cut) or one == FILES
             }
         )
     except ClientError:
         return []  # a line that is wrong already, or a service that does not answer
+
+
+def _joined(words: list[str]) -> list[str]:
+    """``--network = host`` as it was typed: ``--network=host``."""
+    joined: list[str] = []
+    glued = False
+    for word in words:
+        if joined and (word in _BREAKS or glued):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        glued = word in _BREAKS
+    return joined
 
 
 def _find(service: Service, before: list[str], word: str) -> Candidates:
@@ -111,7 +132,7 @@ def _find(service: Service, before: list[str], word: str) -> Candidates:
         option = _option_of(global_options(), before[0].partition("=")[0])
         taken = 1 if option is None or option.kind == "flag" or "=" in before[0] else 2
         if len(before) < taken:
-            return _value(service, option, "")
+            return _value(service, None, option, "")
         before = before[taken:]
     if not before:
         return _options(global_options()) if word.startswith("-") else _commands("")
@@ -135,19 +156,19 @@ def _inside(service: Service, command: Command, before: list[str], word: str) ->
             option = _option_of(command.options, name)
             if option is None or option.kind == "flag" or equals or (name[1:2] != "-" and len(name) > 2):
                 continue
-            if at < len(before) and before[at] == "=":
-                at += 1
             awaited = option if at >= len(before) else None
             at += 1
         else:
             args.append(text)
     if awaited is not None:
-        return _value(service, awaited, word)
+        return _value(service, command, awaited, word)
     if word.startswith("-") and not (command.stops and args):
         name, equals, value = word.partition("=")
         if equals and (option := _option_of(command.options, name)) is not None:
             return [
-                (f"{name}={one}", about) for one, about in _value(service, option, value) if one != FILES
+                (f"{name}={one}", about)
+                for one, about in _value(service, command, option, value)
+                if one != FILES
             ]
         return _options(command.options)
     return _argument(service, command, len(args))
@@ -166,7 +187,7 @@ def _argument(service: Service, command: Command, place: int) -> Candidates:
     if kind == "NAME" and group == "net":
         kind = "NETWORK"
     if kind == "BUNDLE" or (kind == "NAME" and group == "bundle"):
-        return _named(service, "bundle-list", _bundle)
+        return _SOURCES["BUNDLE"](service)
     if kind == "SHELL":
         return [(shell, "") for shell in SHELLS]
     if kind == "NAME":
@@ -178,22 +199,11 @@ def _argument(service: Service, command: Command, place: int) -> Candidates:
     return [(FILES, "")]
 
 
-def _value(service: Service, option: Option | None, word: str) -> Candidates:
+def _value(service: Service, command: Command | None, option: Option | None, word: str) -> Candidates:
     if option is None:
         return ()
-    if option.choices:
-        return [(choice, "") for choice in option.choices]
-    if option.name == "network":
-        fixed = [("host", "the host's network"), ("none", "no network")]
-        containers = [(f"container:{name}", about) for name, about in _SOURCES["CONTAINER"](service)]
-        return [*fixed, *_SOURCES["NETWORK"](service), *(containers if word.startswith("c") else ())]
-    if option.name == "bundle":
-        return _named(service, "bundle-list", _bundle)
-    if option.name == "volume":
-        return [(FILES, ""), *((f"{name}:", about) for name, about in _SOURCES["VOLUME"](service))]
-    if option.metavar in ("FILE", "DIR") or "SRC" in option.metavar:
-        return [(FILES, "")]
-    return ()
+    sources = {kind: partial(source, service) for kind, source in _SOURCES.items()}
+    return values_of(command, option, word, sources)
 
 
 def _commands(prefix: str) -> Candidates:
@@ -266,6 +276,7 @@ _SOURCES: dict[str, Callable[[Service], Candidates]] = {
     "CONTAINER": lambda service: _named(service, "ps", _container, all=True),
     "IMAGE": lambda service: _named(service, "images", _image),
     "NETWORK": lambda service: _named(service, "net-list", _network),
+    "BUNDLE": lambda service: _named(service, "bundle-list", _bundle),
     "VOLUME": lambda service: _named(service, "volume-list", _volume),
 }
 

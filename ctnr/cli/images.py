@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.output import age, describe, human_size, list_rows, short_id, write, write_json
 from ctnr.cli.request import base_request, pull_request, resolve_env, wants_progress, words
-from ctnr.cli.run import IMAGE_POLICY, PLATFORM, PULL, QUIET
+from ctnr.cli.run import ARCH, IMAGE_POLICY, PLATFORM, PULL, QUIET
 from ctnr.cli.tell import Teller
 from ctnr.client.environ import absolute
 from ctnr.client.errors import UsageError
@@ -246,7 +246,7 @@ _REMOVE = (Option("force", "flag", "also if bundles use them", short="f"),)
 
 COMMANDS = {
     "pull": Command(
-        "pull", "IMAGE …", "Fetch images.", (IMAGE_POLICY, PLATFORM, PULL, QUIET), pull, least=1
+        "pull", "IMAGE …", "Fetch images.", (ARCH, IMAGE_POLICY, PLATFORM, PULL, QUIET), pull, least=1
     ),
     "images": Command("images", "[NAME]", "List images.", _LIST, list_images, most=1),
     "rmi": Command("rmi", "IMAGE …", "Remove images.", _REMOVE, remove, least=1),
@@ -261,6 +261,7 @@ COMMANDS = {
             IMAGE_POLICY,
             Option("label", "list", "add a label", short="l", metavar="KEY=VALUE"),
             PLATFORM,
+            ARCH,
             PULL,
             QUIET,
             Option("user", "text", "user and group inside", short="u", metavar="USER[:GROUP]"),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
+PRUNE_FILTERS: dict[str, tuple[str, ...]] = {"label": (), "until": ()}
+
 
 def attach(service: Service, options: Parsed) -> int:
     from ctnr.cli.request import add_terminal
@@ -99,7 +101,7 @@ def rename(service: Service, options: Parsed) -> int:
 
 def prune(service: Service, options: Parsed) -> int:
     """Remove those that do not run: they have ended, or were never started."""
-    filters = parse_filters(options.list("filter"), {"label": (), "until": ()})
+    filters = parse_filters(options.list("filter"), PRUNE_FILTERS)
     before = [parse_moment(value, "--filter until") for key, value in filters if key == "until"]
     rows: list[Event] = ask(service, {**base_request("ps"), "all": True}, tell=Teller())
     gone = [
@@ -235,7 +237,7 @@ COMMANDS = {
     "container prune": Command(
         "container prune", "", "Remove all containers that do not run.",
         (
-            Option("filter", "list", "only those that fit: label, until", metavar="KEY=VALUE"),
+            Option("filter", "list", f"only those that fit: {', '.join(PRUNE_FILTERS)}", metavar="KEY=VALUE"),
             Option("force", "flag", "without a question (none is asked)", short="f"),
         ),
         prune, most=0,

@@ -37,10 +37,8 @@ def ps(service: Service, options: Parsed) -> int:
         if key == "exited" and not value.isdecimal():
             raise UsageError(f"--filter=exited={value}: an exit status is a number")
     last = 1 if options.flag("latest") else options.number("last")
-    if options.given("sort") and options.text("sort") not in _SORT_KEYS:
-        raise UsageError(
-            f"--sort={options.text('sort')}: not known", cure=f"one of: {', '.join(_SORT_KEYS)}"
-        )
+    if options.given("sort") and options.text("sort") not in SORT_KEYS:
+        raise UsageError(f"--sort={options.text('sort')}: not known", cure=f"one of: {', '.join(SORT_KEYS)}")
     wide = (
         options.flag("all")
         or last is not None
@@ -71,7 +69,7 @@ def _show(
     if last is not None:
         rows = sorted(rows, key=lambda row: -float(row.get("created") or 0))[:last]
     if options.given("sort"):
-        rows = sorted(rows, key=_SORT_KEYS[str(options.text("sort"))])
+        rows = sorted(rows, key=SORT_KEYS[str(options.text("sort"))])
     form = options.text("format")
     if form == "json":
         list_rows(rows, {}, format=form)
@@ -91,7 +89,7 @@ def _beside(service: Service, rows: list[Event], key: str, name: str) -> list[Ev
     return [row for row in rows if sign * (row["created"] - other["created"]) > 0]
 
 
-_SORT_KEYS: dict[str, Callable[[Event], Any]] = {
+SORT_KEYS: dict[str, Callable[[Event], Any]] = {
     "command": lambda row: " ".join(row.get("command") or ()),
     "created": lambda row: row.get("created") or 0,
     "id": lambda row: row["id"],
@@ -221,7 +219,7 @@ COMMANDS = {
             Option("no-trunc", "flag", "whole ids and commands"),
             Option("quiet", "flag", "ids only", short="q"),
             Option("size", "flag", "also how much each has written", short="s"),
-            Option("sort", "text", f"by {', '.join(_SORT_KEYS)}", metavar="KEY"),
+            Option("sort", "text", f"by {', '.join(SORT_KEYS)}", metavar="KEY"),
             Option("watch", "seconds", "again and again, after so long", short="w", metavar="TIME"),
         ),
         ps, most=0,

@@ -26,7 +26,7 @@ STEERING = (
 # option → field, where nothing happens to the value on its way
 _PLAIN_TEXT = (
     "name", "bundle", "workdir", "user", "hostname", "stop_signal", "log_driver", "ipc", "pid", "uts", "userns", "pull",
-    "platform", "ip", "mac_address:mac", "restart", "ready",
+    "ip", "mac_address:mac", "restart", "ready",
 )  # fmt: skip
 _PLAIN_LIST = (
     "publish", "expose", "tmpfs", "group_add", "dns", "dns_search", "cap_add", "cap_drop", "ulimit:ulimits",
@@ -99,6 +99,7 @@ def run_request(options: Parsed, image: str | None, args: list[str]) -> Event:
     if health := _health(options):
         request["health"] = health
     _log_options(options.list("log_opt"), request)
+    _platform(options, request)
     _image_policy(options, request)
     if environ := service_environ():
         request["environ"] = environ
@@ -141,8 +142,7 @@ def limits_of(options: Parsed) -> Event:
 def pull_request(options: Parsed, image: str) -> Event:
     request = base_request("pull")
     request["image"] = image
-    if options.given("platform"):
-        request["platform"] = options.text("platform")
+    _platform(options, request)
     if options.given("pull"):
         request["pull"] = options.text("pull")
     _image_policy(options, request)
@@ -314,6 +314,14 @@ def _log_options(entries: list[str], request: Event) -> None:
                 raise ValueError(entry)
         except ValueError:
             raise UsageError(f"--log-opt={entry}: not known", cure="max-size=10m or max-file=3") from None
+
+
+def _platform(options: Parsed, request: Event) -> None:
+    platform, machine = options.text("platform"), options.text("arch")
+    if platform is not None and machine is not None:
+        raise UsageError("--platform and --arch: one of them")
+    if platform is not None or machine is not None:
+        request["platform"] = platform or f"linux/{machine}"
 
 
 def _image_policy(options: Parsed, request: Event) -> None:

@@ -19,6 +19,7 @@ IMAGE_POLICY = Option(
     "image-policy", "text", "policy.json that decides which images are trusted, or insecure", metavar="FILE"
 )
 PLATFORM = Option("platform", "text", "choose of a multi-platform image", metavar="OS/ARCH[/VARIANT]")
+ARCH = Option("arch", "text", "the same, for Linux", metavar="ARCH")
 PULL = Option("pull", "text", "when to fetch the image", choices=("missing", "always", "never", "newer"))
 DETACH_KEYS = Option(
     "detach-keys", "text", 'keys that detach from it, "" for none [ctrl-p,ctrl-q]', metavar="KEYS"
@@ -142,6 +143,7 @@ CREATE_OPTIONS = (
     Option("oom-score-adj", "number", "preference of the kernel's out-of-memory killer", metavar="N"),
     Option("pid", "text", "process namespace: private", metavar="private"),
     PLATFORM,
+    ARCH,
     Option("privileged", "flag", "lift the limits on capabilities, system calls, devices and /proc"),
     Option("publish", "list", "open a port on the host", short="p", metavar="[[IP:]HOST:]PORT[/udp]"),
     Option(

@@ -30,6 +30,19 @@ _TOKEN = re.compile(
 )
 
 
+# Of names that users choose: what has none of that name is empty, as Go's maps are
+_MAPS = (
+    "Labels", "Annotations", "Networks", "Ports", "ExposedPorts", "PortBindings", "Sysctls", "Options", "Volumes",
+    "Attributes", "labels", "annotations", "environ",
+)  # fmt: skip
+# What is left out where there is none: a container's health, and fields of image configurations (OCI image-spec 1.1)
+_OPTIONAL = frozenset((
+    "health", "user", "exposedports", "env", "entrypoint", "cmd", "volumes", "workingdir", "labels", "stopsignal",
+    "healthcheck", "onbuild", "shell", "argsescaped", "memory", "memoryswap", "cpushares", "created", "createdby",
+    "author", "comment", "emptylayer",
+))  # fmt: skip
+
+
 class Template:
     """A parsed template."""
 
@@ -199,31 +212,37 @@ class Template:
             if (start or ".") not in scope:
                 raise self._wrong(f"variable {start} is not known")
             value = scope[start or "."]
+            path = start
             for name in fields:
-                value = self._field(value, name, is_root=value is scope["$"])
+                path += f".{name}"
+                value = self._field(value, name, path, scope["$"])
             return value
 
         return value_of
 
-    def _field(self, value: Any, name: str, *, is_root: bool) -> Any:
+    def _field(self, value: Any, name: str, path: str, root: Any) -> Any:
+        """The field `name` of a value, which `path` leads to; None for one that may be there and is not.
+
+        Raises: UsageError for one that there is not.
+        """
         if not isinstance(value, dict):
             if value is None:
                 return None
-            raise self._wrong(f"there is no .{name} in {_show(value)[:40]!r}")
+            raise self._wrong(f"there is no {path} in {_show(value)[:40]!r}")
         if name in value:
             return value[name]
-        plain = name.lower().replace("_", "")
+        plain = _plain(name)
         for key, inner in value.items():
-            if key.lower().replace("_", "") == plain:
+            if _plain(key) == plain:
                 return inner
-        if is_root:
-            near = suggest(name.lower(), [key.lower() for key in value])
-            known = next((key for key in value if key.lower() == near), None) if near else None
-            raise self._wrong(
-                f"there is no .{name}",
-                f"did you mean .{known}?" if known else f"there are: {', '.join(value)}",
-            )
-        return None
+        if value is not root and (plain in _OPTIONAL or _is_free(root, value)):
+            return None
+        near = suggest(name.lower(), [key.lower() for key in value])
+        known = next((key for key in value if key.lower() == near), None) if near else None
+        raise self._wrong(
+            f"there is no {path}",
+            f"did you mean {path[: -len(name)]}{known}?" if known else f"there are: {', '.join(value)}",
+        )
 
     def _wrong(self, what: str, cure: str | None = None) -> UsageError:
         return UsageError(
@@ -252,6 +271,22 @@ def _split(source: str) -> list[tuple[bool, str]]:
 def _heading(action: str) -> str:
     names = re.findall(r"\.(\w+)", action)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", names[-1]).upper() if names else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
+
+
+def _is_free(value: Any, wanted: Any, *, is_map: bool = False, is_cni: bool = False) -> bool:
+    """Whether `wanted`, somewhere in `value`, may have any keys: it is a map of names, or part of a CNI document."""
+    if value is wanted:
+        return is_map or is_cni
+    if isinstance(value, (list, tuple)):
+        return any(_is_free(inner, wanted, is_cni=is_cni) for inner in value)
+    if not isinstance(value, dict):
+        return False
+    is_cni = is_cni or "cniVersion" in value
+    return any(_is_free(inner, wanted, is_map=key in _MAPS, is_cni=is_cni) for key, inner in value.items())
 
 
 def _show(value: Any) -> str:

@@ -20,7 +20,7 @@ _BOOLEAN = ("true", "false")
 FILTERS: dict[str, tuple[str, ...]] = {
     "name": (), "label": (), "dangling": _BOOLEAN, "anonymous": _BOOLEAN
 }  # fmt: skip
-_PRUNE_FILTERS = {key: values for key, values in FILTERS.items() if key != "dangling"}
+PRUNE_FILTERS = {key: values for key, values in FILTERS.items() if key != "dangling"}
 _COLUMNS = {"DRIVER": "Driver", "VOLUME NAME": "Name"}
 
 
@@ -64,7 +64,7 @@ def remove(service: Service, options: Parsed) -> int:
 
 def prune(service: Service, options: Parsed) -> int:
     """Data may be lost by it, so it asks; in a script only --force is an answer."""
-    filters = parse_filters(options.list("filter"), _PRUNE_FILTERS)
+    filters = parse_filters(options.list("filter"), PRUNE_FILTERS)
     names = [row["Name"] for row in _rows(service) if fits(row, [*filters, ("dangling", "true")])]
     if names and not options.flag("force") and not _is_sure(names):
         return 0
@@ -168,6 +168,6 @@ COMMANDS = {
     ),
     "volume prune": Command(
         "volume prune", "", "Remove the volumes that no container has, running or not, and no bundle.",
-        (_filter(_PRUNE_FILTERS), Option("force", "flag", "without a question", short="f")), prune, most=0,
+        (_filter(PRUNE_FILTERS), Option("force", "flag", "without a question", short="f")), prune, most=0,
     ),
 }  # fmt: skip

@@ -20,7 +20,9 @@ from supervisor.spec import State
 
 
 async def net_list(engine: Engine, request: requests.NetList, connection: Connection) -> Any:
-    known, _ = list_networks(config_directories(request))
+    known, broken = list_networks(config_directories(request))
+    for error in broken:
+        await connection.send("warning", text=error.message)
     return [networks.describe_network(one, _users(engine, one.name)) for one in known]
 
 

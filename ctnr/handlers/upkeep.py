@@ -35,7 +35,12 @@ async def net_check(engine: Engine, request: requests.NetCheck, connection: Conn
     rows = []
     if not request.names:
         rows = [
-            {"network": error.file or "", "ok": False, "detail": error.message, "cure": error.cure}
+            {
+                "network": error.file or "",
+                "ok": False,
+                "detail": error.message.removeprefix(f"{error.file}: "),
+                "cure": error.cure,
+            }
             for error in errors
         ]
     missing = set(request.names) - {one.name for one in known}

@@ -88,9 +88,11 @@ class ImageStore(StoreView):
             if is_done and (image := self._find_for(reference.name, platform)) is not None:
                 return image
             may_keep_docker = not rules.wants_signatures
-            return await self._pull(
+            image = await self._pull(
                 reference, tool, platform, sandbox, report, may_keep_docker=may_keep_docker
             )
+        warn_of_platform(image, text, platform, report)
+        return image
 
     async def _pull(
         self,
@@ -256,6 +258,16 @@ class ImageStore(StoreView):
             self.catalog.remove_name(name)
         self.catalog.remove_image(file.id)
         return [*(f"untagged: {name}" for name in names), f"deleted: {file.id}"]
+
+
+def warn_of_platform(image: Image, name: str, wanted: str | None, report: Report) -> None:
+    """Of an image that is for another platform than the one that is `wanted`, by default this machine's."""
+    system, machine, variant = parse_platform(wanted)
+    its = (*image.platform.split("/"), "")
+    if len(its) > 2 and (its[:2] != (system, machine) or (variant and its[2] not in ("", variant))):
+        expected = wanted or f"{system}/{machine}, as this machine is"
+        what = f"it is for {image.platform}, not for {expected}"
+        report(Progress(f"image {name}", what, warning=True))
 
 
 def _is_for(its: str, wanted: str) -> bool:

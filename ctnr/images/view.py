@@ -13,9 +13,10 @@ PREFIX_MIN = 4
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """An image that is there. `layer_paths` are directories, bottom first."""
+    """An image that is there. `layer_paths` are directories, bottom first; `platform` is OS/ARCHITECTURE[/VARIANT]."""
 
     id: str
+    platform: str
     names: tuple[str, ...]
     manifest_digest: str
     config_bytes: bytes
@@ -114,6 +115,7 @@ class StoreView:
             return None
         return Image(
             id=file.id,
+            platform=file.platform,
             names=tuple(sorted(name for name, one in self.catalog.names().items() if one == file.id)),
             manifest_digest=f"sha256:{file.manifest}",
             config_bytes=config,

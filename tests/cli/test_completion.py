@@ -25,12 +25,17 @@ def bash(me: Person, *words: str) -> list[str]:
 
 
 def test_in_bash(me: Person, tabbed: str) -> None:
+    ids = me.ctnr("ps", "-aq").ok.stdout.split()
     assert bash(me, "ctnr", "stop", "tab") == [tabbed]
     assert bash(me, "ctnr", "container", "pru") == ["prune"]
     assert bash(me, "ctnr", "run", "de") == ["demo:latest"] or "demo" in " ".join(
         bash(me, "ctnr", "run", "")
     )
     assert bash(me, "ctnr", "run", "--network", "=", "ho") == ["host"]
+    assert bash(me, "ctnr", "run", "--network", "container", ":", "tab") == [tabbed]
+    assert bash(me, "ctnr", "run", "--network", "container", ":") == sorted([tabbed, *ids])
+    assert bash(me, "ctnr", "ps", "--filter", "status", "=", "ru") == ["running"]
+    assert bash(me, "ctnr", "run", "--restart", "=", "un") == ["unless-stopped"]
     assert "--no-trunc" in bash(me, "ctnr", "ps", "--")
     (me.home / "paper.txt").touch()
     assert bash(me, "ctnr", "run", "-v", "pap") == ["paper.txt"]
@@ -44,6 +49,9 @@ def test_in_fish(me: Person, tabbed: str) -> None:
     assert fish("ctnr stop tab") == [tabbed]
     assert fish("ctnr net cre") == ["create"]
     assert "--no-trunc" in fish("ctnr ps --")
+    assert fish("ctnr ps --filter status=ru") == ["status=running"]
+    assert fish("ctnr run --network=container:tab") == [f"--network=container:{tabbed}"]
+    assert fish("ctnr run --log-driver jo") == ["journald"]
 
 
 def test_in_zsh(me: Person, tabbed: str) -> None:
@@ -56,6 +64,13 @@ def test_in_zsh(me: Person, tabbed: str) -> None:
         zsh.send("ctnr container pru\t")
         zsh.expect("prune")
         zsh.ctrl("u")
+        zsh.send("ctnr ps --filter stat\t")  # state= and status=
+        zsh.send("us\tru\t")
+        zsh.expect("nning")
+        zsh.ctrl("u")
+        zsh.send("ctnr run --restart unl\t")
+        zsh.expect("ess-stopped")
+        zsh.ctrl("u")
         zsh.line("exit")
         assert zsh.wait() == 0
 
@@ -63,5 +78,6 @@ def test_in_zsh(me: Person, tabbed: str) -> None:
 def test_no_service_is_started_for_it(me: Person) -> None:
     me.ctnr("supervisor", "stop", "--force").ok  # noqa: B018
     assert bash(me, "ctnr", "stop", "") == []
+    assert "slirp" in bash(me, "ctnr", "run", "--network", "")
     assert me.service_pids() == []
     assert bash(me, "ctnr", "ver") == ["version"]

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from tests.world import images
 from tests.world.people import Person
 from tests.world.registry import Registry
 
@@ -96,3 +97,23 @@ def test_an_image_in_use_stays(as_user: Person, busybox_image: Path) -> None:
     as_user.ctnr("rm", "holder").ok  # noqa: B018
     as_user.ctnr("image", "gc", "--all").ok  # noqa: B018
     assert not as_user.ctnr("images", "-q").ok.stdout
+
+
+def test_an_image_for_another_machine_is_told(as_user: Person, busybox_rootfs: Path) -> None:
+    other = "s390x" if images.ARCHITECTURE != "s390x" else "amd64"
+    base = [images.tar_folder(busybox_rootfs)]
+    layout = images.write_image(as_user.home / "other", base, {"Env": ["PATH=/bin"]}, architecture=other)
+    pulled = as_user.ctnr("pull", "-q", INSECURE, f"oci:{layout}")
+    told = f"it is for linux/{other}, not for linux/{images.ARCHITECTURE}, as this machine is"
+    assert pulled.ok.stderr == f"ctnr: warning: image oci:{layout}: {told}\n"
+    as_user.ctnr("image", "tag", pulled.stdout.strip(), "strange").ok  # noqa: B018
+    ran = as_user.ctnr("run", "--rm", "--network=none", "strange", "echo", "ran")
+    assert (ran.ok.stdout, ran.stderr) == ("ran\n", f"ctnr: warning: image strange: {told}\n")
+    for wish in (f"--platform=linux/{other}", f"--arch={other}"):
+        assert as_user.ctnr("run", "--rm", "--network=none", wish, "strange", "true").ok.stderr == "", wish
+    mine = images.write_image(as_user.home / "mine", base, {"Env": ["PATH=/bin"]})
+    asked = as_user.ctnr("run", "--rm", "-q", INSECURE, f"--arch={other}", f"oci:{mine}", "true")
+    assert asked.ok.stderr == (
+        f"ctnr: warning: image oci:{mine}: it is for linux/{images.ARCHITECTURE}, not for linux/{other}\n"
+    )
+    assert "one of them" in as_user.ctnr("run", "--arch=arm", "--platform=linux/arm", "strange").stderr

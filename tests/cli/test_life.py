@@ -149,3 +149,33 @@ def test_inspect_answers_what_scripts_ask(me: Person, names: list[str]) -> None:
     for template in ("{{.State", "{{.Nothing}}", "{{nope .}}"):
         told = me.ctnr("inspect", "-f", template, "asked")
         assert (told.status, told.stderr.count("\n")) == (125, 1), template
+
+
+def test_fields_that_there_are_not(me: Person, names: list[str]) -> None:
+    me.ctnr("create", "--name=looked-at", "--label=a=b", "demo").ok  # noqa: B018
+    names.append("looked-at")
+    for words, said in (
+        (
+            ("inspect", "-f", "{{.State.Foo}}", "looked-at"),
+            "there is no .State.Foo; there are: Status, Running",
+        ),
+        (
+            ("inspect", "-f", "{{.HostConfig.Privilege}}", "looked-at"),
+            "did you mean .HostConfig.Privileged?",
+        ),
+        (("ps", "-a", "--format", "{{.Foo}}"), "there is no .Foo"),
+        (("images", "--format", "{{.Foo}}"), "there is no .Foo"),
+        (("stats", "-a", "--no-stream", "--format", "{{.Foo}}"), "there is no .Foo"),
+        (("net", "ls", "--format", "{{.Foo}}"), "there is no .Foo"),
+        (("info", "--format", "{{.facts.foo}}"), "there is no .facts.foo"),
+        (("image", "inspect", "-f", "{{.rootfs.foo}}", "demo"), "there is no .rootfs.foo"),
+    ):
+        done = me.ctnr(*words)
+        assert (done.status, done.stdout, done.stderr.count("\n")) == (125, "", 1), words
+        assert said in done.stderr, words
+    for form, shown in (
+        ("{{.Config.Labels.a}}{{.Config.Labels.c}}", "b"), ("{{.State.Health}}", ""),
+        ("{{.NetworkSettings.Networks.bridge}}", ""),
+    ):  # fmt: skip
+        assert me.ctnr("inspect", "-f", form, "looked-at").ok.stdout == f"{shown}\n", form
+    assert me.ctnr("image", "inspect", "-f", "{{.config.Entrypoint}}", "demo").ok.stdout == "\n"

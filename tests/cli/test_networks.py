@@ -156,6 +156,18 @@ def test_the_hosts_network_of_another_container(me: Person, start: Start) -> Non
     assert os.readlink("/proc/self/ns/net") + "\n" == run(me, "--network=container:a", script=show)
 
 
+def test_ports_on_the_hosts_network_are_left_out_and_told(me: Person) -> None:
+    done = me.ctnr(
+        "run", "--rm", "--network=host", "-p", "8080:80", "-p=53/udp", "-P", "demo", "echo", "ran"
+    )
+    assert done.ok.stdout == "ran\n"
+    assert done.stderr == (
+        "ctnr: warning: --network=host: -p 8080:80 -p 53/udp -P is left out, for the host's network has every port of "
+        "the program\n"
+    )
+    assert me.ctnr("run", "--rm", "--network=host", "demo", "true").ok.stderr == ""
+
+
 def test_a_network_namespace_by_its_file(me: Person) -> None:
     if me.uid != 0:  # one that this user may enter: of a user namespace of theirs
         command = ["unshare", "--user", "--map-root-user", "--net", "sleep", "1000"]
@@ -358,6 +370,15 @@ def test_check_finds_what_is_broken(me: Person, own: Path, start: Start) -> None
     assert done.status == 1
     assert "plugins[0].type" in done.stdout
     assert "network plugin nothing not found" in done.stdout
+    (own / "cut.conflist").write_text('{\n  "name": "cut"\n  "plugins": []\n}\n')
+    listed = me.ctnr("net", "ls", "-q")
+    assert {"bridge", "odd", "slirp"} <= set(listed.ok.stdout.split()), "the rest is listed all the same"
+    assert sorted(listed.stderr.splitlines()) == [
+        f"ctnr: warning: {own}/bad.conflist: field plugins[0].type: is missing, expected the name of a plugin, "
+        'such as "bridge"',
+        f"ctnr: warning: {own}/cut.conflist: is not JSON at line 3, column 3 (expected ',' or '}}')",
+    ]
+    assert f"no  {own}/cut.conflist  is not JSON at line 3, column 3" in me.ctnr("net", "check").stdout
     assert me.ctnr("net", "check", "bridge").status == 0
     for file in own.iterdir():
         file.unlink()

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from ctnr.bundles.capabilities import NAMES as CAPABILITIES
+from ctnr.bundles.log_options import DRIVERS
+from ctnr.bundles.namespaces import check_namespaces
+from ctnr.cli.completion_values import BUILT_IN_NETWORKS, FIXED
+from ctnr.requests import Run
+from netconf import builtin_names
+from supervisor.restart import parse_restart_policy
+
 from .conftest import ID, Ctnr
 
 
@@ -24,11 +32,38 @@ from .conftest import ID, Ctnr
         ("run ", ["localhost/demo:latest"]),
         ("run -it loc", ["localhost/demo:latest"]),
         ("run --net", ["--network", "--network-alias"]),
-        ("run --network ", ["host", "none", "mine"]),
+        ("run --network ", ["host", "none", "mine", "bridge", "default", "pasta", "slirp"]),
         ("run --network = m", ["mine"]),
-        ("run --network = ", ["host", "none", "mine"]),
+        ("run --network = ", ["host", "none", "mine", "bridge", "default", "pasta", "slirp"]),
         ("run --network=m", ["--network=mine"]),
-        ("run --network container:", ["container:web", f"container:{ID[:12]}"]),
+        ("run --network c", ["container:", "container:web", f"container:{ID[:12]}"]),
+        ("run --network container:", ["container:", "container:web", f"container:{ID[:12]}"]),
+        ("run --network container :", ["web", ID[:12]]),
+        ("run --network = container : w", ["web"]),
+        ("run --pull = never --restart on", ["on-failure", "on-failure:"]),
+        ("create --restart=un", ["--restart=unless-stopped"]),
+        ("run --log-driver j", ["journald", "json-file"]),
+        ("run --userns ", ["host"]),
+        ("run --ipc ", ["host", "none", "private"]),
+        ("run --cap-add NET_", ["NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW"]),
+        ("run --stop-signal US", ["USR1", "USR2"]),
+        ("run --depends-on w", ["web", "web:healthy", "web:ready"]),
+        ("run --image-policy ", ["insecure", ":files"]),
+        ("run -v da", ["data:", ":files"]),
+        ("ps --filter s", ["since=", "state=", "status="]),
+        ("ps --filter status=r", ["status=removing", "status=restarting", "status=running"]),
+        ("ps --filter status = ru", ["running"]),
+        ("ps --filter = status = ru", ["running"]),
+        ("ps --filter=status=ru", ["--filter=status=running"]),
+        ("ps -f volume=", ["volume=data"]),
+        ("ps -f colour=", []),
+        ("ps --sort n", ["names"]),
+        ("ps --format ", ["json"]),
+        ("volume ls -f name=", ["name=data"]),
+        ("volume ls -f dangling=", ["dangling=false", "dangling=true"]),
+        ("volume prune --filter ", ["anonymous=", "label=", "name="]),
+        ("container prune --filter ", ["label=", "until="]),
+        ("events --filter type = v", ["volume"]),
         ("run --pull ", ["always", "missing", "never", "newer"]),
         ("run -b ", ["work"]),
         ("run -v ", [":files", "data:"]),
@@ -60,3 +95,15 @@ def test_scripts(ctnr: Ctnr) -> None:
         assert ctnr("completion", shell) == 0
         assert "ctnr completion -" in ctnr.out or "completion - " in ctnr.out
     assert ctnr("completion", "tcsh") == 125
+
+
+def test_values_are_those_that_are_understood() -> None:
+    words = {name: [one for one in values if one[-1] not in ":="] for name, values in FIXED.items()}
+    assert {*words["cap-add"]} == {"ALL", *(name.removeprefix("CAP_") for name in CAPABILITIES)}
+    assert {*words["log-driver"]} == {*DRIVERS}
+    for policy in words["restart"]:
+        parse_restart_policy(policy)
+    for name in ("ipc", "pid", "uts", "userns"):
+        for value in words[name]:
+            check_namespaces(Run(version="0", **{name: value}))
+    assert {*BUILT_IN_NETWORKS} == {*builtin_names()}

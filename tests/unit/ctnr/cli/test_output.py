@@ -120,6 +120,8 @@ def test_bars() -> None:
 VALUE = {
     "Name": "web", "exit_code": 0, "Labels": {"b": "2", "a": "1"}, "State": {"Pid": 7, "Running": True},
     "Mounts": [{"Source": "/a"}, {"Source": "/b"}], "Nothing": None,
+    "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "10.2.0.2"}}},
+    "Ctnr": {"Networks": [{"result": {"cniVersion": "1.0.0", "dns": {}}}]},
 }  # fmt: skip
 
 
@@ -130,7 +132,14 @@ VALUE = {
         ("{{ .State.Pid }}", "7"),
         ("{{.state.pid}} {{.ExitCode}}", "7 0"),
         ("{{.State.Running}}", "true"),
-        ("{{.Nothing}}{{.State.Missing}}", ""),
+        ("{{.Nothing}}{{.Nothing.Foo}}{{.Labels.missing}}", ""),
+        ("{{.State.Health}}{{.State.Health.Status}}", ""),
+        ("{{with .Labels}}{{.a}}{{.missing}}{{end}}", "1"),
+        (
+            "{{.NetworkSettings.Networks.bridge.IPAddress}}{{.NetworkSettings.Networks.other.IPAddress}}",
+            "10.2.0.2",
+        ),
+        ("{{range .Ctnr.Networks}}{{.result.dns.domain}}{{end}}", ""),
         ("{{json .State}}", '{"Pid":7,"Running":true}'),
         ("{{.Name | upper | json}}", '"WEB"'),
         ("{{range .Mounts}}{{.Source}};{{end}}", "/a;/b;"),
@@ -155,7 +164,12 @@ def test_templates(template: str, text: str) -> None:
     ("template", "said"),
     [
         ("{{.Nam}}", "did you mean .Name?"),
-        ("{{.Name.First}}", "there is no .First"),
+        ("{{.Name.First}}", "there is no .Name.First in 'web'"),
+        ("{{.State.Foo}}", "there is no .State.Foo there are: Pid, Running"),
+        ("{{if .state.runing}}x{{end}}", "there is no .state.runing did you mean .state.Running?"),
+        ("{{range .Mounts}}{{.Target}}{{end}}", "there is no .Target there are: Source"),
+        ("{{range $m := .Mounts}}{{$m.Target}}{{end}}", "there is no $m.Target"),
+        ("{{.NetworkSettings.Networks.bridge.Foo}}", "there is no .NetworkSettings.Networks.bridge.Foo"),
         ("{{jsn .}}", "did you mean json?"),
         ("{{if .Name}}x", "if without end"),
         ("{{end}}", "end without range or if"),

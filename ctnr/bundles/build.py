@@ -18,6 +18,7 @@ from ctnr.bundles.etc_files import (
     build_hosts,
     build_resolv_conf,
     read_host_resolv_conf,
+    stays_outside,
 )
 from ctnr.bundles.image import ImageConfig
 from ctnr.bundles.init_program import DESTINATION as INIT_DESTINATION
@@ -181,12 +182,23 @@ def _name_servers(attachments: Sequence[Attachment], host: ResolvConf) -> tuple[
 
     musl asks all at the same time and takes the first answer, also a no; the others ask them in order.
     """
+    attachments = [one for one in attachments if not _is_outdated(one, host)]
     knowing = [one for one in attachments if one.knows_names]
     if any(one.forwards_names for one in knowing):
         host = msgspec.structs.replace(host, nameservers=())
         return host, [server for one in knowing if one.forwards_names for server in one.nameservers]
     rest = [one for one in attachments if not one.knows_names]
     return host, [server for one in (*knowing, *rest) for server in one.nameservers]
+
+
+def _is_outdated(attachment: Attachment, host: ResolvConf) -> bool:
+    """pasta goes on to ask the server that the host had at its start; the host's own ones are in its reach, too."""
+    asked = attachment.asks()
+    if asked is None or (
+        asked and stays_outside(asked)
+    ):  # a local resolver, which has followed the host itself
+        return False
+    return asked not in host.nameservers and not all(map(stays_outside, host.nameservers))
 
 
 def _mounts(

@@ -126,7 +126,7 @@ def build_resolv_conf(
             )
     servers = list(dns) or [
         *network_servers,
-        *(server for server in host.nameservers if not (private_netns and _stays_outside(server))),
+        *(server for server in host.nameservers if not (private_netns and stays_outside(server))),
     ]
     domains = list(search) or [*network_search, *host.search]
     settings = list(options) or [*network_options, *host.options]
@@ -140,6 +140,15 @@ def build_resolv_conf(
         if any(ord(character) < 32 for character in line):
             raise BundleError(f"dns setting {line!r}: has a control character")
     return ("\n".join(lines) + "\n").encode() if lines else b"# no name server reaches this container\n"
+
+
+def stays_outside(text: str) -> bool:
+    """Whether a name server is out of reach of another network namespace.
+
+    fe80::…%eth0 means an interface of the host's, as 127.0.0.53 means its loopback.
+    """
+    address = _address(text)
+    return address is not None and (address.is_loopback or address.is_link_local or address.is_unspecified)
 
 
 def _parse_entry(entry: str, gateway: str | None) -> tuple[str, str]:
@@ -176,12 +185,6 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def _is_loopback(text: str) -> bool:
     address = _address(text)
     return address is not None and address.is_loopback
-
-
-def _stays_outside(text: str) -> bool:
-    """fe80::…%eth0 means an interface of the host's, as 127.0.0.53 means its loopback."""
-    address = _address(text)
-    return address is not None and (address.is_loopback or address.is_link_local or address.is_unspecified)
 
 
 def _read(path: str) -> bytes:

@@ -65,6 +65,7 @@ class PastaNetworks:
             result=result,
             publisher=pasta,
             reaches_host=options.host_loopback,
+            asks=lambda: pasta.asks,
             teardown=teardown,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,6 +57,8 @@ class Attachment:
     reaches_host: bool = True  # the gateway is an address of the host
     served: tuple[str, ...] = ()  # addresses at which a name server of ours answers
     forwards_names: bool = False  # and for the rest of the world as well
+    # the one server of the host that its name server asks, whatever the host's become; None: it follows the host
+    asks: Callable[[], str | None] = field(default=lambda: None, compare=False, repr=False)
     teardown: Teardown = field(default_factory=Teardown, compare=False, repr=False)
 
     @property

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from supervisor.errors import AttachmentError
+from supervisor.network.dns import HostResolvers
 from supervisor.network.netlink import Netlink, open_socket_in
 from supervisor.network.pasta_conf import (
     PastaError,
@@ -56,6 +57,8 @@ class Pasta:
         self._on_change = on_change
         self.options = options
         self.published: tuple[PortMapping, ...] = ()
+        self.asks: str | None = None
+        """The host's name server that it asks, the one at its start; "" once that is not sure any more."""
         self._sandbox = sandbox
         self._netns, self._ifname, self._mac = netns, ifname, mac
         self._ready = f"{sandbox.run_dir}/{name}.ready"
@@ -133,6 +136,8 @@ class Pasta:
 
     async def _start(self) -> None:
         """One process, until it says that it is ready: it writes its pid into a FIFO then."""
+        server = next((address for address, _ in HostResolvers()() if ":" not in address), "")
+        self.asks = server if self.asks in (None, server) else ""
         argv = build_argv(
             find_program(), self.options, netns=self._netns, ifname=self._ifname, mac=self._mac, ready=self._ready,
             ports=self.published, drops_root=not self._sandbox.rootless and os.geteuid() == 0,

@@ -93,6 +93,24 @@ def test_names_are_found_after_the_change(me: Person, start: Start, internet: In
             )
 
 
+def test_with_pasta_the_new_servers_are_asked_directly(me: Person, start: Start, internet: Internet) -> None:
+    """pasta itself goes on to ask the one of its start: 192.0.2.1 here, where nobody answers."""
+    read = "cat /etc/resolv.conf"
+    with resolv_conf_is_ours() as path:
+        start("user", "--network=pasta")
+        first = inside(me, "user", read)
+        assert first == f"search one.example\nnameserver 169.254.1.1\nnameserver {FIRST}\n"
+        path.write_text(f"nameserver {internet.dns}\n")
+        direct = f"nameserver {internet.dns}\n"
+        wait_until(lambda: inside(me, "user", read) == direct, "it does not follow")
+        assert "Example" in me.ctnr("exec", "user", "wget", "-qO-", "http://example.org/").ok.stdout
+        me.ctnr("restart", "-t", "0", "user").ok  # noqa: B018
+        assert "nameserver 169.254.1.1\n" in inside(me, "user", read), "a new pasta asks the new one"
+        path.write_text("nameserver 127.0.0.1\n")
+        wait_until(lambda: direct not in inside(me, "user", read), "it does not follow a second time")
+        assert inside(me, "user", read) == "nameserver 169.254.1.1\n", "the only one in its reach"
+
+
 def test_a_service_that_stops_watches_no_more(me: Person) -> None:
     daemons = [
         pid for pid in me.service_pids() if b"ctnr.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()

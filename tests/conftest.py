@@ -11,11 +11,12 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
-from tests.sweep.length import FULL
+from tests.sweep.length import COVERED, FULL
 from tests.world import images, leaks
 from tests.world.internet import Internet, name_server_is
 from tests.world.machine import Machine, enter_machine
@@ -53,6 +54,24 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if machine := config.stash.get(_MACHINE, None):
         machine.close()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of several (pytest-xdist) hands over what its sweeps covered."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["covered"] = COVERED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    COVERED.extend(getattr(node, "workeroutput", {}).get("covered", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if COVERED:
+        terminalreporter.section("covered by the sweeps")
+        for line in COVERED:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")

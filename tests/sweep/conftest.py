@@ -1,4 +1,4 @@
-"""The sweeps say how much they covered."""
+"""What the sweeps play on."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.length import COVERED
 from tests.sweep.stage import Home, open_home
 from tests.sweep.stories import PULLED, Props
 from tests.world.internet import Internet
 from tests.world.machine import Machine
 from tests.world.registry import Registry
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if COVERED:
-        terminalreporter.section("covered by the sweeps")
-        for line in COVERED:
-            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")

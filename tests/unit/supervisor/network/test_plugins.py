@@ -375,22 +375,21 @@ async def test_lease_directory_is_given_to_host_local(bench: Bench) -> None:
 
 
 async def test_one_operation_at_a_time_for_a_container(bench: Bench) -> None:
-    bench.plugin("slow", ADD={"sleep": 0.2})
+    bench.plugin("slow", ADD={"sleep": 0.5})
     network = bench.network({"type": "slow"})
-    spans: list[tuple[str, float, float]] = []
+    ended: list[str] = []
 
     async def add(container_id: str) -> None:
-        start = trio.current_time()
         args = msgspec.structs.replace(bench.args, container_id=container_id)
         await bench.runner.add_network(network, args)
-        spans.append((container_id, start, trio.current_time() - start))
+        ended.append(container_id)
 
+    start = trio.current_time()
     async with trio.open_nursery() as nursery:
         for container_id in ("c1", "c1", "c2"):
             nursery.start_soon(add, container_id)
-    of_c1 = sorted(took for container_id, _, took in spans if container_id == "c1")
-    assert of_c1[1] >= 0.4
-    assert min(took for container_id, _, took in spans if container_id == "c2") < 0.4
+    assert trio.current_time() - start >= 1
+    assert ended[-1] == "c1", "nobody else waited for it"
 
 
 def test_default_cni_path() -> None:

@@ -179,11 +179,13 @@ class Assembly:
     async def _fill_volumes(self, plan: MountPlan, prepared: Prepared, uid: int, gid: int) -> None:
         sandbox = prepared.realm.sandbox
         for copy in plan.copies:
-            if os.listdir(copy.directory):
+            if not _is_new(copy.directory):
                 continue
             # opened below the root: a link in the image must not make us copy the host's files
             source = await sandbox.open_in_root(prepared.rootfs, copy.target, os.O_RDONLY | os.O_DIRECTORY)
-            if source is None:
+            if source is None:  # as podman: who runs in it can write there
+                if uid or gid:
+                    await sandbox.run(["chown", f"{uid}:{gid}", copy.directory])
                 continue
             try:
                 done = await sandbox.run(
@@ -240,6 +242,11 @@ class Assembly:
             oom_score_adj=oom_score_adj,
         )
         return encode(process)
+
+
+def _is_new(directory: str) -> bool:
+    """Whether a volume is as it was made: empty, and ours. Containers may give it to others, or shut us out."""
+    return os.stat(directory).st_uid == os.geteuid() and not os.listdir(directory)
 
 
 def _ids(user: ResolvedUser) -> Ids:

@@ -131,7 +131,10 @@ def bind_options(
             flags[default] = None
     if rootless:
         _add_locked(flags, source, what)
-    if "ro" in flags and options.recursive_read_only is not False and options.recursive:
+    is_tree = options.recursive and (os.path.isdir(source) or not os.path.exists(source))
+    if (
+        "ro" in flags and options.recursive_read_only is not False and is_tree
+    ):  # crun wants a directory for rro
         if recursive_ro:
             flags["rro"] = None
         elif options.recursive_read_only:

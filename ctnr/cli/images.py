@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.output import age, describe, human_size, list_rows, short_id, write, write_json
 from ctnr.cli.request import base_request, pull_request, resolve_env, wants_progress, words
-from ctnr.cli.run import ARCH, IMAGE_POLICY, PLATFORM, PULL, QUIET
+from ctnr.cli.run import ARCH, IMAGE_POLICY, PLATFORM, PULL, QUIET, UNASKED
 from ctnr.cli.tell import Teller
 from ctnr.client.environ import absolute
 from ctnr.client.errors import UsageError
@@ -279,8 +279,11 @@ COMMANDS = {
     "image rm": Command("image rm", "IMAGE …", "Remove images.", _REMOVE, remove, least=1),
     "image gc": Command(
         "image gc", "", "Drop images without a name, and what no image needs.",
-        (Option("all", "flag", "also images with a name that no container and no bundle uses", short="a"),), collect,
-        most=0,
+        (
+            Option("all", "flag", "also images with a name that no container and no bundle uses", short="a"),
+            UNASKED,
+        ),
+        collect, most=0,
     ),
     "image fsck": Command(
         "image fsck", "",

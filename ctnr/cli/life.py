@@ -7,7 +7,7 @@ from ctnr.cli.moment import parse_moment
 from ctnr.cli.output import parse_filters, write
 from ctnr.cli.ps import matches
 from ctnr.cli.request import base_request
-from ctnr.cli.run import DETACH_KEYS, SIG_PROXY, check_detach_keys
+from ctnr.cli.run import DETACH_KEYS, SIG_PROXY, UNASKED, check_detach_keys
 from ctnr.cli.tell import Teller
 from ctnr.client.errors import UsageError
 from ctnr.client.session import ask
@@ -238,7 +238,7 @@ COMMANDS = {
         "container prune", "", "Remove all containers that do not run.",
         (
             Option("filter", "list", f"only those that fit: {', '.join(PRUNE_FILTERS)}", metavar="KEY=VALUE"),
-            Option("force", "flag", "without a question (none is asked)", short="f"),
+            UNASKED,
         ),
         prune, most=0,
     ),

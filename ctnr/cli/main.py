@@ -235,7 +235,7 @@ def global_options() -> tuple[Option, ...]:
         Option("no-service", "flag", "run the supervisor in this process, for this command only"),
         Option("quiet", "flag", "tell nothing but errors and warnings", short="q"),
         Option("store-dir", "text", "images and bundles [~/.ctnr]", metavar="DIR"),
-        Option("version", "flag", "show the version"),
+        Option("version", "flag", "show the version", short="v"),
     )  # fmt: skip
 
 
@@ -266,9 +266,13 @@ def _help(words: list[str], command: Command | None = None) -> int:
 
 
 def _unknown(argv: list[str]) -> UsageError:
+    from ctnr.cli.elsewhere import CURES
     from ctnr.cli.grammar import suggest
 
     known = [*COMMANDS, *ALIASES]
+    for words in (" ".join(argv[:2]), argv[0]):
+        if words in CURES:
+            return UsageError(f"{words} is not known here", cure=CURES[words])
     if argv[0] not in GROUPS:
         near = suggest(argv[0], known)
         cure = f"did you mean {near}?" if near else "see ctnr help"

@@ -6,6 +6,7 @@ from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.output import human_size, list_rows, paint, table, write, write_json, write_value
 from ctnr.cli.ps import describe_port
 from ctnr.cli.request import base_request, service_environ
+from ctnr.cli.run import UNASKED
 from ctnr.cli.tell import Teller
 from ctnr.client.session import ask
 
@@ -201,7 +202,7 @@ COMMANDS = {
     ),
     "net rm": Command("net rm", "NETWORK …", "Remove networks.", (), remove, least=1),
     "net prune": Command(
-        "net prune", "", "Remove the networks made by net create that no container names.", (), prune, most=0
+        "net prune", "", "Remove the networks made by net create that no container names.", (UNASKED,), prune, most=0
     ),
     "net check": Command(
         "net check", "[NETWORK …]", "Look at every configuration, its plugins, and what is attached.", (_JSON,), check

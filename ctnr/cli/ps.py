@@ -134,6 +134,7 @@ def display(row: Event, *, whole: bool = False) -> Event:
         if isinstance(labels, str)
         else ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
         "Bundle": row.get("bundle") or "",
+        "Mounts": ",".join(part.partition(":")[0] for part in row.get("volumes") or ()),
         "Size": human_size(row.get("size_bytes")),
     }
 

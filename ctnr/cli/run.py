@@ -19,6 +19,7 @@ IMAGE_POLICY = Option(
     "image-policy", "text", "policy.json that decides which images are trusted, or insecure", metavar="FILE"
 )
 PLATFORM = Option("platform", "text", "choose of a multi-platform image", metavar="OS/ARCH[/VARIANT]")
+UNASKED = Option("force", "flag", "without a question (none is asked)", short="f")  # as scripts write it
 ARCH = Option("arch", "text", "the same, for Linux", metavar="ARCH")
 PULL = Option("pull", "text", "when to fetch the image", choices=("missing", "always", "never", "newer"))
 DETACH_KEYS = Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix as os
 
 from ctnr.cli.grammar import Command, Option, Parsed
+from ctnr.cli.moment import parse_moment
 from ctnr.cli.output import human_size, list_rows, parse_filters, write
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
-_BOOLEAN = ("true", "false")
+_BOOLEAN = ("true", "false", "1", "0")
 FILTERS: dict[str, tuple[str, ...]] = {
     "name": (), "label": (), "dangling": _BOOLEAN, "anonymous": _BOOLEAN
 }  # fmt: skip
-PRUNE_FILTERS = {key: values for key, values in FILTERS.items() if key != "dangling"}
+PRUNE_FILTERS: dict[str, tuple[str, ...]] = {"name": (), "label": (), "anonymous": _BOOLEAN, "until": ()}
 _COLUMNS = {"DRIVER": "Driver", "VOLUME NAME": "Name"}
 
 
@@ -65,7 +66,14 @@ def remove(service: Service, options: Parsed) -> int:
 def prune(service: Service, options: Parsed) -> int:
     """Data may be lost by it, so it asks; in a script only --force is an answer."""
     filters = parse_filters(options.list("filter"), PRUNE_FILTERS)
-    names = [row["Name"] for row in _rows(service) if fits(row, [*filters, ("dangling", "true")])]
+    before = [parse_moment(value, "--filter until") for key, value in filters if key == "until"]
+    wanted = [one for one in (*filters, ("dangling", "true")) if one[0] != "until"]
+    names = [
+        row["Name"]
+        for row in _rows(service)
+        if fits(row, wanted)
+        and all(parse_moment(row["CreatedAt"], "CreatedAt") < moment for moment in before)
+    ]
     if names and not options.flag("force") and not _is_sure(names):
         return 0
     told: Event = {"volumes": [], "bytes": 0}
@@ -104,7 +112,7 @@ def _fits(row: Event, key: str, value: str) -> bool:
         name, equals, wanted = value.partition("=")
         return name in row["Labels"] and (not equals or row["Labels"][name] == wanted)
     answer = row["Anonymous"] if key == "anonymous" else not row["UsedBy"]
-    return bool(answer) == (value == "true")
+    return bool(answer) == (value in ("true", "1"))
 
 
 def _names(service: Service, options: Parsed) -> list[str]:

@@ -83,6 +83,9 @@ def test_volumes(me: Person) -> None:
     read_only = me.ctnr("run", "--rm", "-v", "./shared:/data:ro", "demo", "touch", "/data/x")
     assert read_only.status == 1
     assert "Read-only" in read_only.stderr
+    for target in ("/file", "/etc/passwd", "/made/file"):
+        one = me.ctnr("run", "--rm", "-v", f"{shared}/from-outside:{target}:ro", "demo", "cat", target)
+        assert (one.ok.stdout, one.stderr) == ("hi\n", ""), f"a file, at {target}"
     missing = me.ctnr("run", "--rm", "-v", f"{me.home}/nowhere:/data", "demo", "true")
     assert missing.status == 125
     assert "does not exist" in missing.stderr

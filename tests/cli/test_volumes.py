@@ -197,6 +197,17 @@ def test_volumes_of_an_image(me: Person, busybox_rootfs: Path) -> None:
     do(me, "rmi", image)
 
 
+def test_who_runs_in_it_can_write_a_new_volume(me: Person) -> None:
+    run = ("run", "--rm", "--network=none", "-v", "data:/data")
+    do(me, *run, "-u", "web", "demo", "sh", "-c", "touch /data/x && chmod 700 /data")
+    assert do(me, *run, "-u", "web", "demo", "ls", "/data") == "x\n", (
+        "shut, as databases have it, it is used again"
+    )
+    assert me.ctnr(*run, "-u", "1234", "demo", "ls", "/data").status == 1, "it stays whose it is"
+    do(me, *run, "demo", "sh", "-c", "rm /data/x")
+    assert do(me, *run, "-u", "web", "demo", "sh", "-c", "stat -c %u:%g /data") == "1000:1000\n"
+
+
 def test_a_bundle_keeps_its_anonymous_volumes(me: Person) -> None:
     run = ("run", "--rm", "--network=none", "-b", "box", "-v", "/scratch", "demo", "sh", "-c")
     do(me, *run, "echo kept > /scratch/x")

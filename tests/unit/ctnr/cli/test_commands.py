@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ctnr import requests
-from ctnr.cli.main import ALIASES, COMMANDS, find_command
+from ctnr.cli.elsewhere import CURES
+from ctnr.cli.main import ALIASES, COMMANDS, GROUPS, find_command
 
 from .conftest import ID, IMAGE, KINDS, Ctnr
 
@@ -160,6 +162,13 @@ def test_rows_are_chosen_and_sorted(ctnr: Ctnr) -> None:
         assert ctnr("ps", wrong) == 125, wrong
 
 
+def test_commands_that_are_elsewhere_are_not_here() -> None:
+    assert not {*CURES} & {*COMMANDS, *ALIASES, *GROUPS}
+    for cure in CURES.values():
+        for words in re.findall(r"ctnr ((?:image |volume |container )?[a-z]+)", cure):
+            assert words in {**COMMANDS, **ALIASES} or words.split()[0] in COMMANDS, words
+
+
 @pytest.mark.parametrize("words", ["help", "--help", "net", "container --help"])
 def test_the_overview_has_every_command(ctnr: Ctnr, words: str) -> None:
     assert ctnr(*words.split()) == 0
@@ -307,6 +316,10 @@ def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
     ("words", "said"),
     [
         ("runn", "unknown command runn; did you mean run?"),
+        ("login", "login is not known here; skopeo login REGISTRY"),
+        ("push demo", "push is not known here; ctnr image export IMAGE oci:DIR"),
+        ("image save demo", "image save is not known here; ctnr image export"),
+        ("system prune -f", "system is not known here; ctnr info shows"),
         ("image frob", "unknown command image frob; see ctnr help image"),
         ("supervisor foo", "unknown command supervisor foo; see ctnr help supervisor"),
         ("net prun", "unknown command net prun; did you mean net prune?"),
@@ -334,8 +347,8 @@ def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
         ("ps --filter=health=fine", "health is one of starting, healthy, unhealthy, none"),
         ("ps --filter=exited=well", "an exit status is a number"),
         ("events --filter=type=box", "type is one of container, network"),
-        ("volume ls --filter=dangling=perhaps", "dangling is one of true, false"),
-        ("volume prune --filter=dangling=true", "with one of: name, label, anonymous"),
+        ("volume ls --filter=dangling=perhaps", "dangling is one of true, false, 1, 0"),
+        ("volume prune --filter=dangling=true", "with one of: name, label, anonymous, until"),
         ("volume rm", "missing VOLUME …"),
         ("volume rm --all data", "takes no names"),
         ("volume create -d nfs data", "one of local is expected"),
@@ -357,13 +370,18 @@ def test_volumes(ctnr: Ctnr) -> None:
     for filters, fits in (
         ("name=^da", True), ("name=ta$", True), ("name=x", False), ("name=x name=dat", True), ("label=tier", True),
         ("label=tier=back", True), ("label=tier=front", False), ("label=tier label=other", False),
-        ("dangling=true", True), ("dangling=false", False), ("anonymous=true", False), ("anonymous=false", True),
+        ("dangling=true", True), ("dangling=1", True),
+        ("dangling=false", False), ("anonymous=true", False), ("anonymous=false", True),
     ):  # fmt: skip
         ctnr("volume", "ls", "-q", *(f"--filter={one}" for one in filters.split()))
         assert ctnr.out == ("data\n" if fits else ""), filters
     assert ctnr("volume", "prune") == 125, "nobody can be asked"
     assert ctnr.err.count("\n") == 1
     assert isinstance(ctnr.asked, requests.VolumeList)
+    ctnr("volume", "prune", "--force", "--filter=until=2026-01-31T11:00:00Z")
+    assert ctnr.out == "Total reclaimed space: 0 B\n", "it was made later"
+    ctnr("volume", "prune", "--force", "--filter=until=2026-01-31T13:00:00Z")
+    assert ctnr.out.startswith("data\n")
     assert ctnr("volume", "prune", "--force") == 0
     assert ctnr.out == "data\nTotal reclaimed space: 4.1 kB\n"
 

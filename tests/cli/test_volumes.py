@@ -59,6 +59,12 @@ def test_create_use_inspect_and_remove(me: Person) -> None:
     assert shown == f"data {told['Mountpoint']} back\n"
     assert [row["Name"] for row in json.loads(do(me, "volume", "ls", "--format=json"))] == ["data"]
     assert do(me, "volume", "inspect", "-f", "{{.Name}}", "data") == "data\n"
+    assert do(me, "inspect", "-f", "{{.Mountpoint}}", "data") == f"{told['Mountpoint']}\n", (
+        "as docker finds it, too"
+    )
+    assert "no container has the name" in me.ctnr("inspect", "--type=container", "data").stderr
+    assert "no container has the name" in me.ctnr("inspect", "nowhere").stderr
+    assert do(me, "inspect", "--type=network", "-f", "{{.name}}", "bridge") == "bridge\n"
     assert do(me, "volume", "rm", "data") == "data\n"
     assert left_in(me) == []
 

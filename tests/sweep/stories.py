@@ -142,6 +142,16 @@ async def watched(stage: Stage, props: Props) -> None:
         await container.stop(0)
 
 
+async def searched(stage: Stage, props: Props) -> None:
+    """Ready by a pattern that a process of its own looks for."""
+    spec = _spec(props, "sh", "-c", "echo up; exec sleep 1000", log_path=str(props.log))
+    try:
+        async with stage.run(dataclasses.replace(spec, ready=parse_ready("log:^up+$"))) as container:
+            await container.wait_ready()
+    finally:
+        props.log.unlink(missing_ok=True)
+
+
 async def exec_in(stage: Stage, props: Props) -> None:
     """One more program in a container, its output captured."""
     async with stage.run(_spec(props, "sleep", "1000")) as container:
@@ -233,6 +243,7 @@ STORIES: dict[str, Story] = {
     "ports": ports,
     "restarts": restarts,
     "watched": watched,
+    "searched": searched,
     "exec": exec_in,
     "group": group,
     "embedded": embedded,

@@ -16,7 +16,7 @@ KINDS = pytest.mark.parametrize("rootless", [False, True], ids=["plain", "userns
 # In CI one point in so many steps, of which a story has 50 to 220.
 STRIDES = {
     "plain": 5, "slirp": 6, "slirp+bridge": 22, "bridge": 22, "names": 22, "terminal": 7, "log": 8, "connect": 45,
-    "relay": 8, "ports": 30, "pasta": 8, "restarts": 24, "watched": 24,
+    "relay": 8, "ports": 30, "pasta": 8, "restarts": 24, "watched": 24, "searched": 8,
     "exec": 14, "group": 30, "embedded": 30, "confined": 14, "foreground": 4, "detached": 18, "pull": 25,
 }  # fmt: skip
 WITH_THE_SUPERVISOR = {"slirp": 11, "slirp+bridge": 30}

@@ -18,7 +18,7 @@ KINDS = pytest.mark.parametrize("rootless", [False, True], ids=["plain", "userns
 STRIDES = {
     "plain": 2, "slirp": 4, "slirp+bridge": 30, "bridge": 25, "names": 40, "terminal": 3, "log": 4, "connect": 45,
     "relay": 6, "ports": 40, "pasta": 4, "exec": 4, "group": 6, "embedded": 24, "confined": 15, "detached": 24,
-    "pull": 32, "restarts": 16, "watched": 16, "foreground": 16,
+    "pull": 32, "restarts": 16, "watched": 16, "searched": 8, "foreground": 16,
 }  # fmt: skip
 WITH_THE_SUPERVISOR = {"plain": 6, "bridge": 16}
 

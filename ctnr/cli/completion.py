@@ -29,17 +29,20 @@ _BASH = """\
 # ctnr completion bash > /etc/bash_completion.d/ctnr
 _ctnr() {
     local line word="${COMP_WORDS[COMP_CWORD]}"
+    local -a files=()
     case "$word" in = | :) word= ;; esac
     COMPREPLY=()
     while IFS= read -r line; do
         line="${line%%$'\\t'*}"
         if [ "$line" = ":files" ]; then
-            compopt -o filenames 2>/dev/null
-            while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "$word")
+            while IFS= read -r line; do files+=("$line"); done < <(compgen -f -- "$word")
         else
             case "$line" in "$word"*) COMPREPLY+=("$line") ;; esac
         fi
     done < <("${COMP_WORDS[0]}" completion - "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+    # bash takes all words for names of files or none, and quotes the colon in them
+    [ "${#COMPREPLY[@]}" -gt 0 ] || compopt -o filenames 2>/dev/null
+    COMPREPLY+=("${files[@]}")
     case "${COMPREPLY[0]}" in *[=:]) compopt -o nospace 2>/dev/null ;; esac
 }
 complete -F _ctnr ctnr

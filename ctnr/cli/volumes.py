@@ -92,7 +92,11 @@ def _is_sure(names: list[str]) -> bool:
         )
     write(f"These {len(names)} volumes, which no container has, will be removed with all that is in them:\n")
     write("".join(f"  {name}\n" for name in names) + "Remove them? [y/N] ")
-    return os.read(0, 100).strip().lower() in (b"y", b"yes")
+    try:
+        return os.read(0, 100).strip().lower() in (b"y", b"yes")
+    except KeyboardInterrupt:
+        write("\n")
+        raise
 
 
 def fits(row: Event, filters: list[tuple[str, str]]) -> bool:

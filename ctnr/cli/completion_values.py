@@ -102,8 +102,13 @@ def _filters(command: Command, word: str, sources: Sources) -> Candidates:
     key, equals, _ = word.partition("=")
     if not equals:
         return [(f"{one}=", "") for one in known]
-    if known.get(key):
-        return [(f"{key}={value}", "") for value in known[key]]
+    values = known.get(key, ())
+    if command.name == "events" and key in ("event", "status"):
+        from ctnr.cli.events import ACTIONS
+
+        values = ACTIONS
+    if values:
+        return [(f"{key}={value}", "") for value in values]
     source = "VOLUME" if key == "name" and command.name.startswith("volume ") else _NAMED_BY.get(key)
     found = sources[source]() if source is not None and key in known else ()
     return [(f"{key}={one}", about) for one, about in found]

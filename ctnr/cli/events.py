@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
+ACTIONS = (
+    "attach", "connect", "create", "destroy", "detach", "die", "disconnect", "exec_die", "exec_start", "failed",
+    "health_status", "kill", "oom", "pasta_died", "pasta_restarted", "pause", "ready", "rename", "restart",
+    "restarting", "slirp_died", "slirp_restarted", "start", "stop", "unpause", "update",
+)  # fmt: skip
 FILTERS: dict[str, tuple[str, ...]] = {
     "event": (), "container": (), "id": (), "name": (), "image": (), "label": (), "network": (),
     "type": ("container", "network", "image", "volume"), "status": (),
@@ -30,6 +35,9 @@ _PODMAN = {"died": "die", "remove": "destroy", "exec": "exec_start", "exec_died"
 
 def events(service: Service, options: Parsed) -> int:
     filters = parse_filters(options.list("filter"), FILTERS)
+    for key, value in filters:
+        if key in ("event", "status") and value.partition(":")[0] not in (*ACTIONS, *_PODMAN):
+            raise UsageError(f"--filter={key}={value}: {key} is one of {', '.join(ACTIONS)}")
     form = options.text("format")
     if options.flag("json"):
         if form not in (None, "json"):

@@ -346,6 +346,7 @@ def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
         ("ps --filter=status=up", "--filter=status=up: status is one of created, running, paused"),
         ("ps --filter=health=fine", "health is one of starting, healthy, unhealthy, none"),
         ("ps --filter=exited=well", "an exit status is a number"),
+        ("events --filter=event=dies", "--filter=event=dies: event is one of attach, connect, create"),
         ("events --filter=type=box", "type is one of container, network"),
         ("volume ls --filter=dangling=perhaps", "dangling is one of true, false, 1, 0"),
         ("volume prune --filter=dangling=true", "with one of: name, label, anonymous, until"),

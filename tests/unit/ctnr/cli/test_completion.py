@@ -64,6 +64,7 @@ from .conftest import ID, Ctnr
         ("volume prune --filter ", ["anonymous=", "label=", "name=", "until="]),
         ("container prune --filter ", ["label=", "until="]),
         ("events --filter type = v", ["volume"]),
+        ("events -f event=exec_", ["event=exec_die", "event=exec_start"]),
         ("run --pull ", ["always", "missing", "never", "newer"]),
         ("run -b ", ["work"]),
         ("run -v ", [":files", "data:"]),

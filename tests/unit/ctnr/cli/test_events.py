@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ctnr.cli.events import fits
+from ctnr.cli.events import ACTIONS, fits
 
 from .conftest import ID, Ctnr
+
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def event(action: str, **more: Any) -> dict[str, Any]:
@@ -86,3 +90,13 @@ def test_templates_are_checked_before_anything_is_asked(told: Ctnr) -> None:
 )
 def test_filters(value: dict[str, Any], wanted: dict[str, str], expected: bool) -> None:
     assert fits(value, list(wanted.items())) is expected
+
+
+def test_actions_are_those_that_are_told() -> None:
+    told = {
+        word
+        for package in ("ctnr", "supervisor")
+        for source in (ROOT / package).rglob("*.py")
+        for word in re.findall(r'\b(?:_?tell|describe_event|_on_change)\(\s*"([a-z_]+)"', source.read_text())
+    }
+    assert told | {"slirp_died"} == {*ACTIONS}

@@ -8,8 +8,8 @@ Standard library only, and little of it: init imports it.
 
 from __future__ import annotations
 
+import _signal as signal  # what `signal` itself imports costs milliseconds
 import os
-import signal
 
 from supervisor.sandbox import syscalls
 

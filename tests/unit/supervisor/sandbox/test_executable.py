@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from supervisor.sandbox.executable import HEAD_BYTES, interpreter_of
 from supervisor.sandbox.places import DANGLING, DIRECTORY, FILE, LOOP, MISSING, THROUGH, look
+from supervisor.sandbox.sandbox import PACKAGES
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,13 @@ def test_any_head_has_an_answer(head: bytes) -> None:
     for start in (b"", b"#!", b"\x7fELF\x02\x01", b"\x7fELF\x01\x02"):
         found = interpreter_of(start + head)
         assert found is None or "\0" not in found
+
+
+def test_init_imports_nothing_that_costs_milliseconds_for_it() -> None:
+    names = ", ".join(f"supervisor.sandbox.{one}" for one in ("executable", "places", "marked"))
+    code = f"import sys;sys.path.append({PACKAGES!r});import {names};print({{'enum', 'signal'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"set()\n"
 
 
 def test_places(tmp_path: Path) -> None:

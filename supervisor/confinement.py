@@ -45,7 +45,7 @@ class Confinement:
         controllers = (*self.limits.controllers, *(("devices",) if rules else ()))
         teardown.push("remove the cgroup", self._remove)
         if controllers:
-            self._need(controllers)
+            await self._need(controllers)
             assert self.group is not None
             self.group.apply(self.limits, spare_pids=SPARE_PIDS.get(self._realm.runtime.name, 32))
             if rules:
@@ -169,8 +169,9 @@ class Confinement:
             name = self._container.name
             raise WrongState(f"container {name} is not running", cure=f"ctnr start {name}")
 
-    def _need(self, controllers: Iterable[str]) -> None:
+    async def _need(self, controllers: Iterable[str]) -> None:
         cgroups, container = self._realm.cgroups, self._container.id
+        await cgroups.claim(controllers)
         if self.group is None:
             self.group = Group()
         cgroups.extend(self.group, container, controllers)
@@ -179,7 +180,7 @@ class Confinement:
         """A group with these controllers around all processes. Raises: LimitError."""
         if self.group is not None and self.group.has(controllers):
             return
-        self._need(controllers)
+        await self._need(controllers)
         first = self._container.host_pid
         if self.group is None or first is None:
             return

@@ -14,9 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
+import trio
 
 from supervisor.cgroups.group import Group
 from supervisor.cgroups.layout import V2_CORE, Hierarchy, Layout, read_layout
+from supervisor.cgroups.scope import enter_scope, offered
 from supervisor.errors import LimitError
 from supervisor.lock import try_lock
 
@@ -44,16 +46,41 @@ class Cgroups:
             str, str
         ] = {}  # by the tree's mount: our directory there, as long as a group is in it
         self._locks: dict[str, int] = {}
+        self._claiming = trio.Lock()
 
     def refusal(self, controllers: Iterable[str]) -> Refusal | None:
         """None if groups with these controllers can be made, else the first reason why not."""
+        on_offer = self._on_offer()
         for controller in controllers:
-            hierarchy = self.layout.of(controller)
-            if hierarchy is None:
-                return self._missing(controller)
-            if hierarchy.mount not in self._homes and self._base(hierarchy, controller) is None:
-                return self._not_delegated(hierarchy)
+            if controller not in on_offer and (refusal := self._refusal(controller)) is not None:
+                return refusal
         return None
+
+    def _refusal(self, controller: str) -> Refusal | None:
+        """As it is where we are."""
+        hierarchy = self.layout.of(controller)
+        if hierarchy is None:
+            return self._missing(controller)
+        if hierarchy.mount not in self._homes and self._base(hierarchy, controller) is None:
+            return self._not_delegated(hierarchy)
+        return None
+
+    def _on_offer(self) -> frozenset[str]:
+        """What a scope of systemd's would have, where we could still go to one."""
+        v2 = self.layout.v2
+        if v2 is None or v2.mount in self._homes:
+            return frozenset()
+        return offered(v2.mount, os.geteuid())
+
+    async def claim(self, controllers: Iterable[str]) -> None:
+        """Before `extend`: go to a scope of systemd's if that has what can't be had here. Raises: LimitError."""
+        async with self._claiming:
+            wanted = {one for one in controllers if self._refusal(one) is not None}
+            if wanted and wanted <= self._on_offer():
+                v2 = self.layout.v2
+                assert v2 is not None
+                await enter_scope(_ours_in(v2.own), os.geteuid())
+                self.layout = read_layout()
 
     def extend(self, group: Group, container: str, controllers: Iterable[str]) -> None:
         """Give the group of the container with that id more controllers, and directories where it has none.
@@ -105,6 +132,8 @@ class Cgroups:
         try:
             if hierarchy.version == 2 and controller not in V2_CORE:
                 if base == hierarchy.own and not hierarchy.is_root:
+                    if not _is_ours(base, hierarchy.mount):  # a home for pauses, among others' processes
+                        raise _error(controller, self._not_delegated(hierarchy))
                     _move_out_of_the_way(base)
                 _hand_on(base, controller)
             if hierarchy.mount not in self._homes:
@@ -133,38 +162,45 @@ class Cgroups:
             return own if _may_write(own) else None
         if not _may_write(own) and not _may_write(os.path.dirname(own)):
             return None
-        if controller in V2_CORE:
-            return own if _may_write(own) else None
-        if _may_write(own) and _has(own, controller) and _is_ours(own, hierarchy.mount):
+        core = controller in V2_CORE
+        if _may_write(own) and (core or _has(own, controller)) and _is_ours(own, hierarchy.mount):
             return own
         above = os.path.dirname(own)
         while len(above) >= len(hierarchy.mount) and _may_write(above):
-            if _has(above, controller) and not _read(f"{above}/cgroup.procs"):
+            if (core or _has(above, controller)) and not _read(f"{above}/cgroup.procs"):
                 return above
             above = os.path.dirname(above)
-        return None
+        return own if core and _may_write(own) else None
 
     def _missing(self, controller: str) -> Refusal:
         if not self.layout.hierarchies:
             return Refusal(
                 "no cgroup file system is mounted here", "in a container: run the outer one with one"
             )
+        if (v2 := self.layout.v2) is not None and _has(v2.mount, controller):  # only not where we are
+            return self._not_delegated(v2, controller)
         return Refusal(
             f"the controller {controller} is not there ({self.layout.kind})",
             "see /proc/cgroups: the kernel's command line may have switched it off, or the host does not hand it on",
         )
 
-    def _not_delegated(self, hierarchy: Hierarchy) -> Refusal:
+    def _not_delegated(self, hierarchy: Hierarchy, controller: str = "") -> Refusal:
         if hierarchy.version == 1:
             return Refusal(
                 f"cgroup v1 at {hierarchy.mount} is root's: {hierarchy.own} can't be written",
                 "run it as root, or boot the host with systemd.unified_cgroup_hierarchy=1 and have it delegated",
             )
+        if controller:
+            return Refusal(
+                f"the controller {controller} is not delegated to this user",
+                "sudo systemctl edit user@.service, [Service] Delegate=yes, and log in anew"
+                if os.geteuid()
+                else f"hand it on to {hierarchy.own}, by the cgroup.subtree_control of those above it",
+            )
         return Refusal(
             f"cgroup {hierarchy.own} is not delegated to this user",
             "end the service (ctnr supervisor stop), then start it where it is: systemd-run --user --scope "
-            "-p Delegate=yes ctnr …; for controllers that users do not get: sudo systemctl edit user@.service, "
-            "[Service] Delegate=yes",
+            "-p Delegate=yes ctnr …",
         )
 
     # Leftovers
@@ -266,17 +302,27 @@ def _is_delegated(directory: str) -> bool:
 
 def _only_ours(directory: str) -> bool:
     """Whether every process in it is this one or comes from it."""
-    own = os.getpid()
-    for pid in map(int, _read(f"{directory}/cgroup.procs").split()):
-        above = pid
-        while above not in (own, 0, 1):
-            try:
-                above = int(_read(f"/proc/{above}/stat").rpartition(")")[2].split()[1])
-            except OSError:
-                break
-        if above != own:
-            return False
-    return True
+    return all(_comes_from_us(int(pid)) for pid in _read(f"{directory}/cgroup.procs").split())
+
+
+def _comes_from_us(pid: int) -> bool:
+    own, above = os.getpid(), pid
+    while above not in (own, 0, 1):
+        try:
+            above = int(_read(f"/proc/{above}/stat").rpartition(")")[2].split()[1])
+        except OSError:
+            break
+    return above == own
+
+
+def _ours_in(own: str) -> list[int]:
+    """This process, and what of this user's comes from it in the same cgroup."""
+    found = [os.getpid()]
+    for pid in map(int, _read(f"{own}/cgroup.procs").split()):
+        with suppress(OSError):
+            if pid != found[0] and os.stat(f"/proc/{pid}").st_uid == os.geteuid() and _comes_from_us(pid):
+                found.append(pid)
+    return found
 
 
 def _may_write(directory: str) -> bool:
@@ -292,7 +338,10 @@ def _subtree_control(directory: str) -> tuple[str, ...]:
 
 
 def _has(directory: str, controller: str) -> bool:
-    return controller in _read(f"{directory}/cgroup.controllers").split()
+    try:
+        return controller in _read(f"{directory}/cgroup.controllers").split()
+    except OSError:
+        return False
 
 
 def _sweep(directory: str, hierarchy: Hierarchy) -> None:

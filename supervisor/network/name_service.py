@@ -98,6 +98,7 @@ class NameService:
             served.members.discard(container_id)
             if not served.members:
                 await self._close(network)
+                self.names.remove_network(network)
 
     def forwards(self, result: Result) -> bool:
         """Whether the server of such an attachment's network answers for the rest of the world, too."""

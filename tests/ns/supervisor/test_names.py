@@ -131,6 +131,10 @@ async def test_two_containers_know_each_other_by_name(bundle: Path, rootless: bo
         await b.stop(0)
         again = await start(supervisor, bundle, rootless, "c", networks=networks)  # opened once more
         assert list(again.attachments[0].addresses) == await ask(again, "c")
+        await again.stop(0)
+        await again.wait_gone()
+        service = (await supervisor.realm(rootless=rootless)).networks.name_service
+        assert not service.names._networks, "networks come and go; a service stays"
 
 
 @KINDS

@@ -68,7 +68,7 @@ class Bundle:
 
     @property
     def file(self) -> BundleFile | None:
-        """None if it was never filled."""
+        """None if it was never filled. Raises: OSError."""
         return _read(f"{self.directory}/bundle.json")
 
     def save(self, file: BundleFile) -> None:
@@ -166,7 +166,7 @@ class BundleStore:
         return {name: file for name, file in found.items() if file is not None}
 
     def file(self, name: str) -> BundleFile | None:
-        """None for one that is not there, or was never filled."""
+        """None for one that is not there, or was never filled. Raises: OSError."""
         return _read(f"{self.root}/{name}/bundle.json")
 
     def is_busy(self, name: str) -> bool:
@@ -198,8 +198,9 @@ def new_file(image_id: str, image: str, configuration: str, *, named: bool) -> B
 
 
 def _read(path: str) -> BundleFile | None:
+    """None if it is not there, or says nothing; one that can't be read now may name volumes. Raises: OSError."""
     try:
         with open(path, "rb") as file:
             return msgspec.json.decode(file.read(), type=BundleFile)
-    except (OSError, *UNREADABLE):
+    except (FileNotFoundError, NotADirectoryError, *UNREADABLE):
         return None

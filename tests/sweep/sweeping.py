@@ -44,7 +44,11 @@ async def sweep_on(
                 await play(stage)
 
         disturbed = await at.disturb(once)
-        await stage.clear()
+        try:
+            await stage.clear()
+        except Exception as exc:
+            exc.add_note(at.told)
+            raise
         await stage.expect(before, at.told)
         if not disturbed:
             return points

@@ -18,7 +18,6 @@ which answers by itself.
 
 from __future__ import annotations
 
-import _json
 import _signal as signal
 import _socket as socket
 import fcntl
@@ -28,14 +27,9 @@ import select
 import sys
 
 from supervisor.sandbox import syscalls
+from supervisor.sandbox.birth import enter_namespaces, prepare_mounts
+from supervisor.sandbox.wire import receive, reply, text_of
 
-MESSAGE_BYTES = 1 << 20
-MAX_DESCRIPTORS = 16
-RUN_DIR = (
-    63  # init's descriptor of its run directory: a short way there from outside, whose end it can't outlive
-)
-
-_INERT = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _RESET_SIGNALS = [s for s in range(1, 32) if s not in (9, 19)]
 
 
@@ -45,60 +39,12 @@ def main() -> None:
     os.set_inheritable(int(number), False)
     control = socket.socket(fileno=int(number))
     try:
-        _enter_namespaces(control, userns=kind == "userns")
-        _prepare_mounts(run_dir)
+        enter_namespaces(control, userns=kind == "userns")
+        prepare_mounts(run_dir)
     except OSError as exc:
-        _reply(control, {"id": 0, "errno": exc.errno or 5, "error": _text_of(exc)})
+        reply(control, {"id": 0, "errno": exc.errno or 5, "error": text_of(exc)})
         os._exit(1)
     Init(control).serve()
-
-
-def _enter_namespaces(control: socket.socket, *, userns: bool) -> None:
-    """Return in PID 1 of the new namespaces; the process that came in has ended."""
-    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC
-    if userns:
-        syscalls.unshare(flags | syscalls.CLONE_NEWUSER)
-        _reply(control, {"id": 0, "unshared": os.getpid()})
-        if not control.recv(16):  # the supervisor has written the maps, or gone
-            os._exit(1)
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-    else:
-        syscalls.unshare(flags)
-    pid = syscalls.clone_sibling(syscalls.CLONE_NEWPID)
-    if pid:
-        _reply(control, {"id": 0, "init": pid})
-        os._exit(0)
-    os.setsid()
-    try:
-        syscalls.join_session_keyring()
-    except OSError:
-        pass  # forbidden in containers without privileges: theirs is inherited there
-
-
-def _prepare_mounts(run_dir: str) -> None:
-    # slave, not private: what the host unmounts must not stay busy here
-    syscalls.mount(None, "/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
-    try:
-        syscalls.mount("proc", "/proc", "proc", _INERT)
-    except PermissionError as exc:
-        raise OSError(
-            exc.errno,
-            "mount /proc: the /proc here is covered in part: run the outer container with --privileged",
-        ) from None
-    syscalls.mount("tmpfs", run_dir, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0700")
-    for name in ("netns", "containers", "runtime", "cni", "leases", "tty"):
-        os.mkdir(f"{run_dir}/{name}", 0o700)
-    opened = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.dup2(opened, RUN_DIR, inheritable=False)
-    os.close(opened)
-    cgroup = "/sys/fs/cgroup"
-    if os.path.isdir(cgroup) and os.stat(cgroup).st_dev == os.stat("/sys/fs").st_dev:
-        # nothing is mounted there in a container; crun wants a cgroup2 or a tmpfs even if it makes no cgroups
-        _cover(cgroup)
-    elif os.path.isdir(f"{cgroup}/unified"):
-        # crun refuses hybrid hosts whose cgroup2 has controllers; without a cgroup2 to see it takes them for v1
-        _cover(f"{cgroup}/unified")
 
 
 def _executable():
@@ -111,13 +57,6 @@ def _places():
     from supervisor.sandbox import places  # only where something is mounted
 
     return places
-
-
-def _cover(path: str) -> None:
-    try:
-        syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_RDONLY | _INERT, "size=0")
-    except OSError:
-        pass  # then runtime selection finds out that only runc works
 
 
 class Init:
@@ -136,7 +75,7 @@ class Init:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def serve(self) -> None:
-        _reply(self.control, {"id": 0, "ready": 1})
+        reply(self.control, {"id": 0, "ready": 1})
         poll = select.poll()
         poll.register(self.control.fileno(), select.POLLIN)
         poll.register(self.wake.fileno(), select.POLLIN)
@@ -152,22 +91,22 @@ class Init:
             self.reap()
 
     def receive(self) -> None:
-        message, descriptors = _receive(self.control)
+        message, descriptors = receive(self.control)
         if not message:
             self.end()
         request = marshal.loads(message)
         number = request.pop("id")
         operation = getattr(self, "op_" + request.pop("op"))
         try:
-            reply, outgoing = operation(number, descriptors, **request)
+            answer, outgoing = operation(number, descriptors, **request)
         except OSError as exc:
-            reply, outgoing = {"errno": exc.errno or 5, "error": _text_of(exc)}, []
+            answer, outgoing = {"errno": exc.errno or 5, "error": text_of(exc)}, []
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        if reply is not None:
-            reply["id"] = number
-            _reply(self.control, reply, outgoing)
+        if answer is not None:
+            answer["id"] = number
+            reply(self.control, answer, outgoing)
             for descriptor in outgoing:
                 os.close(descriptor)
 
@@ -181,9 +120,9 @@ class Init:
                 return
             number = self.forks.pop(pid, None)
             if number is None:
-                _reply(self.control, {"pid": pid, "status": status})
+                reply(self.control, {"pid": pid, "status": status})
             elif status != 0:
-                _reply(
+                reply(
                     self.control, {"id": number, "errno": 5, "error": "init's fork died before it answered"}
                 )
 
@@ -451,9 +390,9 @@ class Init:
             try:
                 try:
                     outgoing = work()
-                    _reply(self.control, {"id": number}, outgoing)
+                    reply(self.control, {"id": number}, outgoing)
                 except OSError as exc:
-                    _reply(self.control, {"id": number, "errno": exc.errno or 5, "error": _text_of(exc)})
+                    reply(self.control, {"id": number, "errno": exc.errno or 5, "error": text_of(exc)})
                 code = 0
             finally:
                 os._exit(code)
@@ -537,49 +476,3 @@ def _remove_small(path: str, limit: int) -> bool:
     except OSError:
         return False  # rm(1) tells the reason better
     return True
-
-
-def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
-    """One message with its descriptors, moved above 63 and close-on-exec."""
-    message, ancillary, _, _ = control.recvmsg(
-        MESSAGE_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
-    )
-    descriptors = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            for at in range(0, len(data) - len(data) % 4, 4):
-                low = int.from_bytes(data[at : at + 4], "little")
-                descriptors.append(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 64))
-                os.close(low)
-    return message, descriptors
-
-
-def _reply(
-    control: socket.socket, reply: dict[str, object], descriptors: list[int] | tuple[()] = ()
-) -> None:
-    message = _encode(reply).encode()
-    ancillary = []
-    if descriptors:
-        data = b"".join(one.to_bytes(4, "little") for one in descriptors)
-        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, data))
-    try:
-        control.sendmsg([message], ancillary)
-    except (BrokenPipeError, ConnectionResetError):
-        os._exit(0)
-
-
-def _encode(value: object) -> str:
-    if isinstance(value, str):
-        return _json.encode_basestring_ascii(value)
-    if isinstance(value, int):
-        return str(int(value))
-    if isinstance(value, list):
-        return "[" + ",".join(map(_encode, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_encode(key)}:{_encode(one)}" for key, one in value.items()) + "}"
-    raise TypeError(f"no JSON for {value!r}")
-
-
-def _text_of(exc: OSError) -> str:
-    text = exc.strerror or str(exc)
-    return f"{exc.filename}: {text}" if exc.filename else text

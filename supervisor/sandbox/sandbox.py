@@ -17,10 +17,10 @@ import trio
 
 from supervisor.errors import SandboxError
 from supervisor.processes import map_children
+from supervisor.sandbox.birth import RUN_DIR
 from supervisor.sandbox.capture import open_capture, open_input, read_capture
 from supervisor.sandbox.descriptors import close_all
 from supervisor.sandbox.idmap import write_maps
-from supervisor.sandbox.init import RUN_DIR
 from supervisor.sandbox.process import Completed, Process
 from supervisor.sandbox.protocol import Channel, Reply
 

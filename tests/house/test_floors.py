@@ -30,7 +30,8 @@ NEVER_IN_THE_CLIENT = {
     "supervisor",
     "netconf",
 }
-STANDARD_LIBRARY_ONLY = ("ctnr/cli", "ctnr/client", "supervisor/sandbox/init.py")
+INIT = ("init", "birth", "wire", "syscalls", "executable", "marked", "places", "matcher")
+STANDARD_LIBRARY_ONLY = ("ctnr/cli", "ctnr/client", *(f"supervisor/sandbox/{name}.py" for name in INIT))
 
 
 def sources(*under: str) -> list[Path]:

@@ -19,7 +19,7 @@ test: ## all tests, as root and as an unprivileged user, in a machine of their o
 	@.ci/setup test
 	@.ci/as-root $(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
-torture: ## the sweeps at full length: every step, call and example, a thousand kills (half an hour)
+torture: ## the sweeps at full length: every step, call and example, a thousand kills (hours)
 	@.ci/setup test
 	@.ci/as-root env CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest -o faulthandler_timeout=0 tests/sweep $(ARGS)
 	@CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest -o faulthandler_timeout=0 tests/unit -m hypothesis $(ARGS)

@@ -9,6 +9,7 @@ from ctnr.cli.output import write
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller
 from ctnr.client.connect import default_store_dir
+from ctnr.client.environ import absolute, lookup
 from ctnr.client.errors import ClientError
 from ctnr.client.session import ask
 
@@ -53,6 +54,7 @@ def unit(found: Event, options: Parsed, store_dir: str) -> str:
     given = options.seconds("time")
     grace = float(found["Config"]["StopTimeout"] if given is None else given)
     root = os.geteuid() == 0
+    elsewhere = lookup("CTNR_RUNTIME_DIR")
     after = ["network-online.target", *options.list("after")]
     lines = [
         f"# {_unit_name(found, options)}: written by ctnr generate systemd {name}",
@@ -66,6 +68,7 @@ def unit(found: Event, options: Parsed, store_dir: str) -> str:
         "",
         "[Service]",
         "Type=exec",
+        *([f"Environment={_quoted(f'CTNR_RUNTIME_DIR={absolute(elsewhere)}')}"] if elsewhere else ()),
         f"ExecStart={_line([*ctnr, 'start', '--attach', name])}",
         f"ExecStop={_line([*ctnr, 'stop', '--ignore', '--time', f'{grace:g}', name])}",
         f"Restart={options.text('restart_policy') or 'on-failure'}",
@@ -86,8 +89,6 @@ def _unit_name(found: Event, options: Parsed) -> str:
 
 def _program() -> str:
     """Where this command was found: a manager has a PATH of its own."""
-    from ctnr.client.environ import absolute, lookup
-
     for directory in (lookup("PATH") or "").split(":"):
         if directory and os.access(f"{directory}/ctnr", os.X_OK):
             return f"{absolute(directory)}/ctnr"

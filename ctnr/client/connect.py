@@ -235,11 +235,15 @@ def default_store_dir() -> str:
 
 
 def base_runtime_dir() -> str:
-    """`$CTNR_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/ctnr`, else /run/ctnr (root), else /tmp/ctnr-<uid>."""
+    """`$CTNR_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/ctnr`, else /run/ctnr (root), else /tmp/ctnr-<uid>.
+
+    Root's /run/user/0 does not count: it goes when root logs out, and the system's units know nothing of it.
+    """
     if given := lookup("CTNR_RUNTIME_DIR"):
         return _clean(given)
     user = os.geteuid()
-    if xdg := lookup("XDG_RUNTIME_DIR"):
+    xdg = lookup("XDG_RUNTIME_DIR")
+    if xdg and not (user == 0 and _clean(xdg) == "/run/user/0"):
         try:
             if os.stat(xdg).st_uid == user:  # sudo and su leave another user's behind
                 return _clean(xdg) + "/ctnr"

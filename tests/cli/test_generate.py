@@ -17,6 +17,9 @@ def test_a_unit_for_a_container(me: Person, names: list[str]) -> None:
     assert values["ExecStart"] == f"{program} start --attach web"
     assert values["ExecStop"] == f"{program} stop --ignore --time 7 web"
     assert (values["Type"], values["KillMode"], values["Restart"]) == ("exec", "process", "on-failure")
+    assert (
+        values["Environment"] == f"CTNR_RUNTIME_DIR={me.runtime_dir}"
+    )  # else the unit would have another service
     assert values["WantedBy"] == ("multi-user.target" if me.uid == 0 else "default.target")
     assert [line for line in unit.splitlines() if line.startswith("[")] == [
         "[Unit]",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ctnr
+from ctnr.client import connect
 from ctnr.client.connect import Service, base_runtime_dir, check_private, default_store_dir
 from ctnr.client.environ import absolute, lookup
 from ctnr.client.errors import ClientError
@@ -48,6 +49,14 @@ def test_runtime_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert base_runtime_dir() == f"{home}/ctnr"
     monkeypatch.setenv("XDG_RUNTIME_DIR", f"{home}/missing")
     assert base_runtime_dir() in ("/run/ctnr", f"/tmp/ctnr-{os.geteuid()}")
+
+
+def test_roots_service_does_not_go_at_logout(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CTNR_RUNTIME_DIR")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/0/")
+    monkeypatch.setattr(connect.os, "geteuid", lambda: 0)  # type: ignore[attr-defined]
+    monkeypatch.setattr(connect.os, "access", lambda path, mode: path == "/run")  # type: ignore[attr-defined]
+    assert base_runtime_dir() == "/run/ctnr"
 
 
 def test_only_private_directories_will_do(home: Path) -> None:

@@ -66,9 +66,9 @@ class Cgroups:
         return None
 
     def _on_offer(self) -> frozenset[str]:
-        """What a scope of systemd's would have, where we could still go to one."""
+        """What a scope of systemd's would have, where we could still go to one: a unit's main process stays in it."""
         v2 = self.layout.v2
-        if v2 is None or v2.mount in self._homes:
+        if v2 is None or v2.mount in self._homes or os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
             return frozenset()
         return offered(v2.mount, os.geteuid())
 

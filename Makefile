@@ -6,7 +6,7 @@ MADE = $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypo
 	$(shell find . -name __pycache__ -type d -prune -not -path "./$(VENV)/*")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture tour bench dist check format docs clean
+.PHONY: help demo test torture tour vm bench dist check format docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -23,6 +23,10 @@ torture: ## the sweeps at full length: every step, call and example, a thousand 
 	@.ci/setup test
 	@.ci/as-root env CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest -o faulthandler_timeout=0 tests/sweep $(ARGS)
 	@CTNR_SWEEP_STRIDE=1 $(PYTHON) -m pytest -o faulthandler_timeout=0 tests/unit -m hypothesis $(ARGS)
+
+vm: ## what takes cgroup v2, systemd and its journal, in a virtual machine (the first time makes its disk)
+	@.ci/setup vm
+	@.ci/as-root $(PYTHON) -m tests.vm $(ARGS)
 
 bench: ## ctnr and rootless podman in pairs; writes docs/benchmarks.md
 	@.ci/setup bench

@@ -1,7 +1,8 @@
 """Fixtures of every test: the private machine, its people, the registry, the internet, images, and the leak guard.
 
-Tests under tests/unit and tests/house need none of it: they run anywhere, as anybody. All others run as root in a
-machine of their own (tests/world/machine.py), which is entered before the first of them; `make test` sees to both.
+Tests under tests/unit and tests/house need none of it: they run anywhere, as anybody. (tests/vm has a virtual machine.)
+All others run as root in a machine of their own (tests/world/machine.py), which is entered before the first of them;
+`make test` sees to both.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("torture" if FULL else "house")
 
 _HERE = Path(__file__).parent
-_PLAIN = tuple(_HERE / name for name in ("unit", "house"))
+_PLAIN = tuple(_HERE / name for name in ("unit", "house", "vm"))
 _MACHINE = pytest.StashKey[Machine]()
 
 

@@ -191,6 +191,7 @@ def bundle(tmp_path: Path, busybox_rootfs: Path) -> Path:
     mounts = [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+        {"destination": "/run", "type": "tmpfs", "source": "tmpfs"},  # what is mounted there is made there
         {
             "destination": "/dev/pts",
             "type": "devpts",

@@ -114,7 +114,7 @@ def write_image(
 
 def busybox_rootfs(target: Path) -> Path:
     """A root filesystem of one static busybox with all its commands, and the users root, daemon and `web` (1000)."""
-    for name in ("bin", "dev", "etc", "home/web", "proc", "root", "sys", "tmp", "usr/bin", "var"):
+    for name in ("bin", "dev", "etc", "home/web", "proc", "root", "run", "sys", "tmp", "usr/bin", "var"):
         (target / name).mkdir(parents=True, exist_ok=True)
     (target / "tmp").chmod(0o1777)
     shutil.copy(BUSYBOX, target / "bin/busybox")

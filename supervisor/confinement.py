@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from supervisor.realm import Realm
 
 ROUNDS = 50  # of taking in processes that appear meanwhile
+RUNC_LEAF = "runtime"  # runc makes v2 cgroups beside its own one: from here they are below the container's
 SPARE_PIDS = {"crun": 4, "runc": 32}  # the runtime's own processes and threads, beside the container's first
 
 
@@ -67,7 +68,8 @@ class Confinement:
         if self.group is None:
             yield ()
         else:
-            with self.group.joins() as descriptors:
+            beside = self.cgroup_version == 2 and self._realm.runtime.name == "runc"
+            with self.group.joins(RUNC_LEAF if beside else "") as descriptors:
                 yield descriptors
 
     def settle(self) -> None:

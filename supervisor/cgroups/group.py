@@ -41,17 +41,17 @@ class Group:
     # Who is in it
 
     @contextmanager
-    def joins(self) -> Iterator[Sequence[int]]:
-        """Descriptors of its cgroup.procs: a process that writes 0 to each is in. Raises: OSError.
+    def joins(self, leaf: str = "") -> Iterator[Sequence[int]]:
+        """Descriptors of its cgroup.procs, or of a leaf's below it: a process that writes 0 to each is in.
 
-        The kernel asks who opened them, so it can be a process of any user in any namespace.
+        The kernel asks who opened them, so it can be a process of any user in any namespace. Raises: OSError.
         """
         opened: list[int] = []
         try:
-            opened.extend(
-                os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-                for directory in self.directories
-            )
+            for directory in self.directories:
+                with suppress(FileExistsError):
+                    os.mkdir(f"{directory}/{leaf}", 0o755)
+                opened.append(os.open(f"{directory}/{leaf}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
             yield opened
         finally:
             close_all(opened)

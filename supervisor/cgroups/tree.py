@@ -79,7 +79,14 @@ class Cgroups:
             if wanted and wanted <= self._on_offer():
                 v2 = self.layout.v2
                 assert v2 is not None
-                await enter_scope(_ours_in(v2.own), os.geteuid())
+                while True:
+                    pids = _ours_in(v2.own)
+                    try:
+                        await enter_scope(pids, os.geteuid())
+                        break
+                    except LimitError:  # it refuses all when one has just ended: init's forks do
+                        if all(os.path.exists(f"/proc/{pid}") for pid in pids):
+                            raise
                 self.layout = read_layout()
 
     def extend(self, group: Group, container: str, controllers: Iterable[str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from supervisor.cgroups import bpf
+from supervisor.cgroups import bpf, tree
 from supervisor.cgroups.group import Group
-from supervisor.cgroups.layout import read_layout
+from supervisor.cgroups.layout import Hierarchy, Layout, read_layout
 from supervisor.cgroups.limits import Limits
 from supervisor.cgroups.tree import Cgroups
 from supervisor.errors import LimitError
@@ -144,3 +145,39 @@ def test_the_device_program_has_a_way_out_of_every_rule() -> None:
     codes = [program[at] for at in range(0, len(program), 8)]
     assert codes.count(0x95) == len(rules) + 1
     assert codes[-2:] == [0xB7, 0x95]
+
+
+def test_joining_a_leaf(tmp_path: Path) -> None:
+    """For runc, which makes cgroups beside the one that it runs in."""
+    group = group_at(tmp_path, 2, V2_FILES)
+    (tmp_path / "cgroup.procs").touch()
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime/cgroup.procs").touch()
+    for leaf in ("", "runtime"):
+        with group.joins(leaf) as descriptors:
+            assert [os.readlink(f"/proc/self/fd/{one}") for one in descriptors] == [
+                str(tmp_path / leaf / "cgroup.procs")
+            ]
+
+
+async def test_a_process_that_ends_before_systemd_moves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again without that one; what it refuses for another reason is told."""
+    own = Hierarchy(2, frozenset(), str(tmp_path), str(tmp_path))
+    ended, asked = 1 << 30, []
+    listed = iter([[os.getpid(), ended], [os.getpid()], [os.getpid()]])
+
+    async def enter_scope(pids: list[int], uid: int) -> None:
+        asked.append(pids)
+        if len(asked) != 2:
+            raise LimitError("refused")
+
+    monkeypatch.setattr(tree, "offered", lambda mount, uid: frozenset({"memory"}))
+    monkeypatch.setattr(tree, "_ours_in", lambda directory: next(listed))
+    monkeypatch.setattr(tree, "enter_scope", enter_scope)
+    monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
+    await Cgroups(Layout((own,))).claim(["memory"])
+    assert asked == [[os.getpid(), ended], [os.getpid()]]
+    with pytest.raises(LimitError, match="refused"):
+        await Cgroups(Layout((own,))).claim(["memory"])

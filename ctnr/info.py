@@ -170,5 +170,6 @@ def _cgroups() -> tuple[dict[str, Any], Check]:
     if not refused:
         return facts, Check(name="limits", ok=True, detail=f"{', '.join(usable)}: cgroups are ours to make")
     first = next(iter(refused.values()))
-    detail = f"not to be had: {', '.join(refused)}: {first.why}"
-    return facts, Check(name="limits", ok=False, detail=detail, cure=first.cure)
+    missing = f"not to be had: {', '.join(refused)}: {first.why}"
+    detail = "; ".join(part for part in (", ".join(usable), missing) if part)
+    return facts, Check(name="limits", ok=bool(usable), detail=detail, cure=None if usable else first.cure)

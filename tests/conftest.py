@@ -33,6 +33,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("torture" if FULL else "house")
 
+# Debian's busybox calls it -ll what alpine's calls -lk
+NETCAT = b'#!/bin/sh\n[ "$1" = -lk ] && shift && set -- -ll "$@"\nexec busybox nc "$@"\n'
+
 _HERE = Path(__file__).parent
 _PLAIN = tuple(_HERE / name for name in ("unit", "house", "vm"))
 _MACHINE = pytest.StashKey[Machine]()
@@ -180,6 +183,21 @@ def layered_image(machine: Machine, busybox_rootfs: Path) -> Path:
 def debian_image(machine: Machine) -> Path:
     """An OCI layout with Debian's minimal system, made by debootstrap."""
     return images.debian_image(machine.root / "debian", machine)
+
+
+@pytest.fixture(scope="session")
+def alpine(machine: Machine, registry: Registry, busybox_rootfs: Path) -> str:
+    """docker.io's alpine:3.8, as far as this machine can tell: a busybox, with alpine's own configuration."""
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    config = {"Cmd": ["/bin/sh"], "Env": [path, "ENV=/etc/shrc"]}
+    # Debian's busybox shell would take its own nc before it looks into /bin
+    netcat = images.layer(
+        [images.Entry("bin/nc", NETCAT, mode=0o755), images.Entry("etc/shrc", b"alias nc=/bin/nc\n")]
+    )
+    layout = images.write_image(machine.root / "alpine", [images.tar_folder(busybox_rootfs), netcat], config)
+    for tag in ("3.8", "latest"):
+        registry.push(layout, f"library/alpine:{tag}")
+    return "docker://alpine:3.8"
 
 
 @pytest.fixture

@@ -35,11 +35,8 @@ def program(name: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(
-    machine: Machine, registry: Registry, busybox_image: Path, busybox_rootfs: Path
-) -> dict[str, str]:
+def environment(machine: Machine, registry: Registry, alpine: str, busybox_rootfs: Path) -> dict[str, str]:
     """That of somebody with an empty store, and with a registry that has alpine:3.8 and redis:7."""
-    registry.push(busybox_image, "library/alpine:3.8")
     redis = images.redis_image(machine.root / "redis", images.tar_folder(busybox_rootfs))
     registry.push(redis, "library/redis:7")
     home = machine.root / "documents"

@@ -53,7 +53,7 @@ def test_out_of_memory(me: Login) -> None:
 
 
 def test_a_fork_bomb(me: Login) -> None:
-    bomb = "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait"
+    bomb = "for i in $(seq 40); do sleep 60 & done; wait"  # more than runtime and limit have room for, however slow
     assert "can't fork" in me.ctnr(*RUN, "--pids-limit=5", "demo", "sh", "-c", bomb).stderr
 
 

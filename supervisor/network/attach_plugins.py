@@ -18,7 +18,7 @@ from supervisor.network.attachment import Attachment, NetworkRequest, Publisher
 from supervisor.network.name_service import NameService
 from supervisor.network.netlink import Link, Netlink, open_socket_in
 from supervisor.network.plugins import PluginRunner, default_cni_path
-from supervisor.network.port_relay import PortRelay, RelayedPorts
+from supervisor.network.port_relay import relay_tcp
 from supervisor.network.portmap import PortMaps, port_mappings
 from supervisor.network.ports import Reservation
 from supervisor.network.records import AttachmentRecord, Key, Records
@@ -29,7 +29,7 @@ from supervisor.network.uplink import Uplink
 from supervisor.network.wishes import behind_uplink, own_port_mapper, verify_wishes, with_capabilities
 from supervisor.sandbox.process import Completed
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.teardown import Teardown, start_in_turn
+from supervisor.teardown import Teardown
 
 if TYPE_CHECKING:
     from supervisor.container import Container
@@ -115,9 +115,8 @@ class PluginNetworks:
             await maps.hold_mapped(reservation)
         else:
             if self._uplink is not None:
-                relay = PortRelay(self.sandbox, container.netns, _own_addresses(result))
-                await start_in_turn("end the port relay", relay.run, teardown, nursery)
-                publisher = RelayedPorts(relay, maps)
+                own = _own_addresses(result)
+                publisher = await relay_tcp(maps, self.sandbox, container.netns, own, teardown, nursery)
             await publisher.publish_reserved(reservation)
         teardown.push("forget its names", partial(self._names.leave, network.name, container.id))
         served = await self._names.join(network, container.id, names, result)

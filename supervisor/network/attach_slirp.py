@@ -13,7 +13,7 @@ from netconf import parse_result
 from supervisor.errors import AttachmentError
 from supervisor.network.attachment import Attachment, NetworkRequest, Publisher
 from supervisor.network.netns import NetnsPool
-from supervisor.network.port_relay import PortRelay, RelayedPorts
+from supervisor.network.port_relay import relay_tcp
 from supervisor.network.ports import Reservation
 from supervisor.network.slirp import Slirp, SlirpEvent, SlirpRestarted, run_slirp
 from supervisor.network.slirp_conf import decode_options
@@ -71,9 +71,8 @@ class SlirpNetworks:
         )  # fmt: skip
         publisher: Publisher = slirp
         if options.port_handler == "relay":
-            relay = PortRelay(self._sandbox, container.netns, {options.address: options.gateway})
-            await start_in_turn("end the port relay", relay.run, teardown, nursery)
-            publisher = RelayedPorts(relay, slirp)
+            own = {options.address: options.gateway}
+            publisher = await relay_tcp(slirp, self._sandbox, container.netns, own, teardown, nursery)
         await publisher.publish_reserved(reservation)
         raw = msgspec.json.encode(slirp.result(container.netns))
         return Attachment(

@@ -21,6 +21,7 @@ from supervisor.network.reply_routes import route_relayed
 from supervisor.sandbox.descriptors import rights
 from supervisor.sandbox.process import Process
 from supervisor.sandbox.sandbox import Sandbox, python_argv
+from supervisor.teardown import Teardown, start_in_turn
 
 log = structlog.get_logger()
 
@@ -158,6 +159,16 @@ class PortRelay:
                 return
         if scope.cancelled_caught:
             raise AttachmentError(f"the port relay did not answer within {ANSWER_SECONDS} s")
+
+
+async def relay_tcp(
+    others: Publisher, sandbox: Sandbox, netns: str, addresses: Mapping[str, str], teardown: Teardown,
+    nursery: trio.Nursery,
+) -> RelayedPorts:  # fmt: skip
+    """A relay as a task of `nursery` that ends in its turn, and with it what `others` publishes too."""
+    relay = PortRelay(sandbox, netns, addresses)
+    await start_in_turn("end the port relay", relay.run, teardown, nursery)
+    return RelayedPorts(relay, others)
 
 
 class RelayedPorts:

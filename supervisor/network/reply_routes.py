@@ -68,10 +68,7 @@ def _add(sock: socket.socket, ifname: str, address: str, gateway: str, table: in
         route = struct.pack("=8BI", family, length, 0, 0, 0, _RTPROT_BOOT, scope, _RTN_UNICAST, 0)
         to = [(RTA_DST, destination)] if destination else []
         create(sock, RTM_NEWROUTE, route, [*to, *attributes, (RTA_OIF, oif), (RTA_TABLE, number)])
-    # struct fib_rule_hdr: family, dst_len, src_len, tos, table, two reserved, action, flags
-    rule = struct.pack("=8BI", family, 0, bits, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
-    priority = (_FRA_PRIORITY, struct.pack("=I", REPLIES_PRIORITY))
-    create(sock, RTM_NEWRULE, rule, [(_FRA_SRC, interface.ip.packed), priority, (_FRA_TABLE, number)])
+    _add_rule(sock, family, (_FRA_SRC, interface.ip.packed), table, REPLIES_PRIORITY, source_bits=bits)
 
 
 async def route_relayed(sandbox: Sandbox, netns: str, mark: int) -> bool:
@@ -94,7 +91,20 @@ def _add_local(sock: socket.socket, family: int, mark: int) -> None:
     table = (RTA_TABLE, struct.pack("=I", RELAYED_TABLE))
     route = struct.pack("=8BI", family, 0, 0, 0, 0, _RTPROT_BOOT, _SCOPE_HOST, _RTN_LOCAL, 0)
     create(sock, RTM_NEWROUTE, route, [(RTA_OIF, link_index(sock, "lo")), table])
-    rule = struct.pack("=8BI", family, 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
-    priority = (_FRA_PRIORITY, struct.pack("=I", RELAYED_PRIORITY))
-    number = (_FRA_TABLE, struct.pack("=I", RELAYED_TABLE))
-    create(sock, RTM_NEWRULE, rule, [(_FRA_FWMARK, struct.pack("=I", mark)), priority, number])
+    _add_rule(sock, family, (_FRA_FWMARK, struct.pack("=I", mark)), RELAYED_TABLE, RELAYED_PRIORITY)
+
+
+def _add_rule(
+    sock: socket.socket,
+    family: int,
+    what: tuple[int, bytes],
+    table: int,
+    priority: int,
+    *,
+    source_bits: int = 0,
+) -> None:
+    """`what` is to be looked up in `table`."""
+    # struct fib_rule_hdr: family, dst_len, src_len, tos, table, two reserved, action, flags
+    rule = struct.pack("=8BI", family, 0, source_bits, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
+    numbers = ((_FRA_PRIORITY, priority), (_FRA_TABLE, table))
+    create(sock, RTM_NEWRULE, rule, [what, *((name, struct.pack("=I", value)) for name, value in numbers)])

@@ -106,7 +106,7 @@ def behind_uplink(network: NetworkList, mtu: int, *, masquerades: bool) -> Netwo
     more: dict[str, Any] = {} if conf.get("mtu") else {"mtu": mtu}
     if masquerades and conf.get("ipMasq"):
         more["ipMasq"] = False
-    return with_first_plugin(network, more)
+    return with_first_plugin(network, more) if more else network
 
 
 def with_address(options: SlirpOptions, ip: str) -> SlirpOptions:

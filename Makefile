@@ -17,7 +17,7 @@ demo: ## run a container with user-mode networking, and show that nothing stays 
 
 test: ## all tests, as root and as an unprivileged user, in a machine of their own
 	@.ci/setup test
-	@.ci/as-root $(PYTHON) -m pytest $(ARGS)
+	@.ci/as-root $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 torture: ## the sweeps at full length: every step, call and example, a thousand kills (hours)
 	@.ci/setup test

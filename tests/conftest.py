@@ -20,7 +20,7 @@ import pytest
 from tests.sweep.length import COVERED, FULL
 from tests.world import images, leaks
 from tests.world.internet import Internet, name_server_is
-from tests.world.machine import Machine, enter_machine
+from tests.world.machine import TEMPORARY, Machine, enter_machine
 from tests.world.people import Person
 from tests.world.registry import Registry, docker_io_is
 
@@ -49,8 +49,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError(
             "tests outside tests/unit and tests/house make a machine of their own: run make test"
         )
+    worker = getattr(session.config, "workerinput", {"workerid": "gw0"})["workerid"]
+    given = session.config.option.basetemp
     try:
-        session.config.stash[_MACHINE] = enter_machine()
+        session.config.stash[_MACHINE] = enter_machine(
+            [Path(given).parent] if given else [], int(worker.removeprefix("gw"))
+        )
     except (OSError, AssertionError) as error:
         raise pytest.UsageError(f"can't make the machine that the tests run in: {error}") from error
 
@@ -229,12 +233,8 @@ def bundle(tmp_path: Path, busybox_rootfs: Path) -> Path:
 
 def watched_folders(machine: Machine) -> list[Path]:
     """Where a file that stays counts as left behind."""
-    fixed = [machine.root / "tmp", Path("/run"), machine.etc_upper, machine.var_lib_upper, Path("/dev/shm")]
-    of_users = [path for top in ("/tmp", "/var/tmp") for path in Path(top).glob("ctnr-[0-9]*")]
-    return [
-        *fixed,
-        *(path for path in of_users if path.name[5:].isdigit()),
-    ]  # others are of other runs' supervisors
+    upper = [machine.etc_upper, machine.var_lib_upper]
+    return [machine.root / "tmp", *TEMPORARY, Path("/run"), *upper, Path("/dev/shm")]
 
 
 def _guard(machine: Machine) -> Iterator[None]:

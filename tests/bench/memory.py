@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.life import remove_many, start_many
 from tests.bench.pairs import Engine, Pair, Row, show
-from tests.world.machine import SUBID_COUNT, SUBID_START
+from tests.world.machine import SUBID_COUNT
 
 IDLE = 200
 
@@ -31,7 +31,8 @@ def _pss_of_idle(engine: Engine, count: int) -> float:
 
 def total_pss(engine: Engine) -> float:
     """KiB of every process of the person's, and of those in the person's user namespaces."""
-    ours = (engine.person.uid, *range(SUBID_START, SUBID_START + SUBID_COUNT))
+    first = engine.person.machine.first_subid
+    ours = (engine.person.uid, *range(first, first + SUBID_COUNT))
     total = 0
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

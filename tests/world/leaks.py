@@ -7,7 +7,6 @@ what hangs on them are told exactly; links, mounts, rules, leases and files are 
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import re
@@ -27,11 +26,6 @@ POLL_SECONDS = 0.02
 # Chains that the portmap plugin makes once and, by its design, never removes; what is in them per container counts.
 _PORTMAP_FURNITURE = re.compile(r"CNI-HOSTPORT-(DNAT|SETMARK|MASQ)")
 _PER_CONTAINER_CHAIN = re.compile(r"CNI-(?!HOSTPORT-)|id: \\?\"")
-
-# The file on which an OCI runtime mounts itself, unless it is told of another place. /tmp is the whole machine's: what
-# others' runtimes make goes within a millisecond, so only what stays counts.
-_RUNTIME_COPIES = ("/tmp/crun.??????", "/tmp/runc.??????")
-_COPY_SECONDS = 0.3
 
 # skopeo's memory of which registry has which blob
 _FURNITURE = re.compile(r"/containers(/cache(/blob-info-cache-\S+)?)?$")
@@ -179,22 +173,18 @@ def _cgroups() -> dict[str, str]:
 
 
 def _files(folders: Iterable[Path]) -> dict[str, str]:
-    copies = [path for pattern in _RUNTIME_COPIES for path in glob.glob(pattern)]
-    found = {path: path for path in copies if _age(path) > _COPY_SECONDS}
+    """What is mounted below is told as a mount, and pytest looks after its own temporary directories."""
+    found = {}
+    mounted = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     for top in folders:
         for folder, folders_in_it, names in os.walk(top):
+            folders_in_it[:] = [name for name in folders_in_it if not name.startswith("pytest-of-")]
             for name in (*names, *folders_in_it):
                 path = os.path.join(folder, name)
                 if not _FURNITURE.search(path):
                     found[path] = path
+            folders_in_it[:] = [name for name in folders_in_it if f"{folder}/{name}" not in mounted]
     return found
-
-
-def _age(path: str) -> float:
-    """In seconds; 0 if it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - os.stat(path).st_mtime
-    return 0.0
 
 
 def _leases(files: dict[str, str]) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """The machine under test: pytest's own private network and mount namespaces, entered once before the first test.
 
 Nothing of the real machine is edited: `/etc` and `/var/lib` are overlays whose upper side dies with pytest, `/run` and
-`/dev/shm` are fresh tmpfs, the network starts with nothing but `lo`, and `/dev/net/tun` is a node of its own with the
-mode that distributions give it. So tests may write `/etc/resolv.conf`, add users and pin netns as a real machine's root
-does, and whatever they leave behind is told from what was there before (tests/world/leaks.py).
+`/dev/shm` are fresh tmpfs, `/tmp` and `/var/tmp` are directories of its own, the network starts with nothing but `lo`,
+and `/dev/net/tun` is a node of its own with the mode that distributions give it. So tests may write `/etc/resolv.conf`,
+add users and pin netns as a real machine's root does, and whatever they leave behind is told from what was there before
+(tests/world/leaks.py). Several machines may run side by side, one for each worker of pytest-xdist: what the kernel
+counts by user is told apart by the users' ids.
 """
 
 from __future__ import annotations
@@ -15,18 +17,21 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.world import cgroups
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+MS_BIND, MS_REC = 0x1000, 0x4000
 PR_SET_CHILD_SUBREAPER = 36
 
 USER_NAME = "ctnr-test"
 FIRST_USER_ID = 4242
-SUBID_START, SUBID_COUNT = 700_000, 65_536
+FIRST_SUBID, SUBID_COUNT = 700_000, 65_536
+TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
+CHECKOUT = Path(__file__).parents[2]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -37,6 +42,7 @@ class Machine:
 
     root: Path
     user_id: int
+    first_subid: int
     python: Path
     etc_upper: Path = Path("/run/.world/etc")
     var_lib_upper: Path = Path("/run/.world/lib")
@@ -62,14 +68,16 @@ class Machine:
         for fd in self._outside:
             os.close(fd)
         cgroups.leave_own(self._cgroups_before)
-        subprocess.run(
-            ["umount", "--lazy", str(self.python.parent.parent / "lib")], check=False, capture_output=True
-        )
+        for target in (self.python.parent.parent / "lib", *TEMPORARY):
+            subprocess.run(["umount", "--lazy", target], check=False, capture_output=True)
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def enter_machine() -> Machine:
+def enter_machine(keep: Iterable[Path] = (), number: int = 0) -> Machine:
     """Move this process into a new machine. Must come before any thread is started, as root.
+
+    `keep` are directories that stay where they are though that be below `/tmp`, as the checkout does; `number` tells
+    machines apart that are there at the same time.
 
     Raises: OSError, AssertionError.
     """
@@ -101,9 +109,11 @@ def enter_machine() -> Machine:
     root.chmod(0o755)
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
+    _own_temporary(root / "temporary", [root, CHECKOUT, Path(sys.prefix), *keep])
     python = _share_installation(root / "venv")
     before = cgroups.enter_own()
-    return Machine(root=root, user_id=_add_user(), python=python, _outside=outside, _cgroups_before=before)
+    user_id, first_subid = _add_user(number)
+    return Machine(root, user_id, first_subid, python, _outside=outside, _cgroups_before=before)
 
 
 def run(argv: Sequence[str], *, stdin: bytes | None = None) -> bytes:
@@ -152,22 +162,42 @@ def _overlay(target: str, upper: Path) -> None:
     )
 
 
+def _own_temporary(own: Path, keep: Iterable[Path]) -> None:
+    """Directories below `own` in the place of the whole machine's temporary ones, with `keep` put back."""
+    below = {path.resolve() for path in keep if any(path.resolve().is_relative_to(top) for top in TEMPORARY)}
+    for top in TEMPORARY:
+        (own / top.relative_to("/")).mkdir(parents=True)
+        (own / top.relative_to("/")).chmod(0o1777)
+    sources = {path: path for path in below} | {top: own / top.relative_to("/") for top in TEMPORARY}
+    # all are opened first: a source is not to be found by its name once something lies over /var/tmp
+    opened = {
+        target: os.open(source, os.O_PATH | os.O_CLOEXEC) for target, source in sorted(sources.items())
+    }
+    for target, fd in opened.items():
+        target.mkdir(parents=True, exist_ok=True)
+        if _libc.mount(f"/proc/self/fd/{fd}".encode(), bytes(target), None, MS_BIND | MS_REC, None) != 0:
+            raise OSError(ctypes.get_errno(), f"bind a directory over {target}")
+        os.close(fd)
+
+
 def _write_sysctl(path: str, value: str) -> None:
     if os.path.exists(path):
         Path(path).write_text(value)
 
 
-def _add_user() -> int:
+def _add_user(number: int) -> tuple[int, int]:
+    """An ordinary user's id and the first of the further ones that belong to it: others than in other machines."""
     passwd = Path("/etc/passwd")
     taken = {int(line.split(":")[2]) for line in passwd.read_text().splitlines() if line.count(":") == 6}
-    uid = next(n for n in range(FIRST_USER_ID, 60_000) if n not in taken)
+    uid = next(n for n in range(FIRST_USER_ID + number * 100, 60_000) if n not in taken)
+    first_subid = FIRST_SUBID + number * SUBID_COUNT
     with passwd.open("a") as file:
         file.write(f"{USER_NAME}:x:{uid}:{uid}::/nonexistent:/bin/sh\n")
     with Path("/etc/group").open("a") as file:
         file.write(f"{USER_NAME}:x:{uid}:\n")
     for name in ("/etc/subuid", "/etc/subgid"):
-        Path(name).write_text(f"{USER_NAME}:{SUBID_START}:{SUBID_COUNT}\n")
-    return uid
+        Path(name).write_text(f"{USER_NAME}:{first_subid}:{SUBID_COUNT}\n")
+    return uid, first_subid
 
 
 def _share_installation(target: Path) -> Path:

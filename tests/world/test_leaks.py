@@ -148,15 +148,6 @@ def runtime_folder(_: Machine) -> Iterator[str]:
 
 
 @contextmanager
-def copy_of_a_runtime(_: Machine) -> Iterator[str]:
-    file = Path("/tmp/crun.leak42")
-    file.touch(0o000)
-    os.utime(file, (0, 0))
-    yield f"file: {file}"
-    file.unlink()
-
-
-@contextmanager
 def file_in_etc(_: Machine) -> Iterator[str]:
     Path("/etc/left-here").touch()
     yield "etc/left-here"
@@ -177,7 +168,7 @@ def control_group(_: Machine) -> Iterator[str]:
 KINDS = [
     process, orphan_in_a_session_of_its_own, netns_of_a_process, netns_kept_by_a_descriptor, pinned_netns,
     netns_name_without_a_mount, link, address, route, mount, iptables_rule, iptables_chain, lease, descriptor,
-    temporary_file, runtime_folder, copy_of_a_runtime, file_in_etc, control_group,
+    temporary_file, runtime_folder, file_in_etc, control_group,
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests.world import images
 from tests.world.internet import BIG_COUNT, BIG_NAME, MACHINE_ADDRESS, Internet
 from tests.world.leaks import descendants
-from tests.world.machine import SUBID_START, Machine, run
+from tests.world.machine import Machine, run
 from tests.world.people import Person
 from tests.world.registry import AUTH_PASSWORD, AUTH_USER, Registry
 
@@ -81,7 +81,7 @@ def test_the_user_has_a_range_of_ids(new_person: Callable[[str], Person]) -> Non
     if "unrecognized option" in lines.stderr:
         pytest.skip("util-linux is too old for --map-auto")
     assert str(user.uid) in lines.ok.stdout
-    assert str(SUBID_START) in lines.stdout
+    assert str(user.machine.first_subid) in lines.stdout
 
 
 def test_a_command_that_hangs_is_told_and_killed(as_user: Person) -> None:

@@ -50,6 +50,7 @@ BUILT_IN_NETWORKS = ("bridge", "default", "pasta", "slirp")  # known also where 
 _FILTERS = {
     "ps": ("ps", "FILTERS"), "events": ("events", "FILTERS"), "container prune": ("life", "PRUNE_FILTERS"),
     "volume ls": ("volumes", "FILTERS"), "volume prune": ("volumes", "PRUNE_FILTERS"),
+    "images": ("image_table", "FILTERS"), "image list": ("image_table", "FILTERS"),
 }  # fmt: skip
 _NAMED_BY = {
     "name": "CONTAINER", "id": "CONTAINER", "container": "CONTAINER", "before": "CONTAINER", "since": "CONTAINER",
@@ -109,7 +110,11 @@ def _filters(command: Command, word: str, sources: Sources) -> Candidates:
         values = ACTIONS
     if values:
         return [(f"{key}={value}", "") for value in values]
-    source = "VOLUME" if key == "name" and command.name.startswith("volume ") else _NAMED_BY.get(key)
+    source = _NAMED_BY.get(key)
+    if key == "name" and command.name.startswith("volume "):
+        source = "VOLUME"
+    elif command.name in ("images", "image list"):
+        source = "IMAGE" if key in ("reference", "before", "since") else None
     found = sources[source]() if source is not None and key in known else ()
     return [(f"{key}={one}", about) for one, about in found]
 

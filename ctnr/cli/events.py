@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+from ctnr.cli.filters import all_fit, filter_option, label_fits, parse_filters
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.moment import parse_moment
-from ctnr.cli.output import parse_filters, write
+from ctnr.cli.output import write
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller
 from ctnr.client.errors import UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ctnr.cli.filters import Filters
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
@@ -62,14 +64,9 @@ def events(service: Service, options: Parsed) -> int:
     return 0
 
 
-def fits(value: Event, filters: list[tuple[str, str]]) -> bool:
-    """All keys must fit; of several values for one key, one must. What is lost is always told."""
-    wanted: dict[str, list[str]] = {}
-    for key, text in filters:
-        wanted.setdefault(key, []).append(text)
-    return value["type"] == "events" or all(
-        any(_fits(value, key, text) for text in texts) for key, texts in wanted.items()
-    )
+def fits(value: Event, filters: Filters) -> bool:
+    """Whether it is one of those. What is lost is always told."""
+    return value["type"] == "events" or all_fit(filters, lambda key, text: _fits(value, key, text))
 
 
 def display(value: Event) -> Event:
@@ -146,8 +143,7 @@ def _fits(value: Event, key: str, text: str) -> bool:
         image = str(attributes.get("image", ""))
         return image == text or image.rpartition("/")[2] in (text, f"{text}:latest")
     if key == "label":
-        name, equals, wanted = text.partition("=")
-        return name in attributes and (not equals or attributes[name] == wanted)
+        return label_fits(attributes, text)
     if key in ("network", "health"):
         return bool(attributes.get(key) == text)
     return bool(value[key] == text)  # name, type
@@ -157,7 +153,7 @@ COMMANDS = {
     "events": Command(
         "events", "", "Show what happens to containers, as it happens.",
         (
-            Option("filter", "list", f"only those that fit: {', '.join(FILTERS)}", short="f", metavar="KEY=VALUE"),
+            filter_option(FILTERS),
             Option("format", "text", "json, or a template such as '{{.Action}} {{.Name}}'", metavar="FORMAT"),
             Option("json", "flag", "one JSON object a line"),
             Option("no-trunc", "flag", "whole ids"),

@@ -1,9 +1,9 @@
-"""Images: pull, images, rmi, and `image list|import|export|tag|untag|rm|gc|fsck|cat-config|inspect`."""
+"""Images: pull, rmi, and `image import|export|tag|untag|rm|gc|fsck|cat-config|inspect`."""
 
 from __future__ import annotations
 
 from ctnr.cli.grammar import Command, Option, Parsed
-from ctnr.cli.output import age, describe, human_size, list_rows, short_id, write, write_json
+from ctnr.cli.output import describe, list_rows, write, write_json
 from ctnr.cli.request import base_request, pull_request, resolve_env, wants_progress, words
 from ctnr.cli.run import ARCH, IMAGE_POLICY, PLATFORM, PULL, QUIET, UNASKED
 from ctnr.cli.tell import Teller
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 
 TRANSPORTS = ("docker", "oci", "oci-archive", "docker-archive", "docker-daemon", "dir", "containers-storage")
 EXPORTS = ("oci", "oci-archive", "docker-archive", "dir")
-_COLUMNS = {
-    "REPOSITORY": "Repository",
-    "TAG": "Tag",
-    "IMAGE ID": "ID",
-    "CREATED": "CreatedSince",
-    "SIZE": "Size",
-}
 
 
 def pull(service: Service, options: Parsed) -> int:
@@ -36,38 +29,6 @@ def pull(service: Service, options: Parsed) -> int:
         value = _with_progress(service, request, quiet=options.flag("quiet"))
         write(f"{value['id']}\n")
     return 0
-
-
-def list_images(service: Service, options: Parsed) -> int:
-    images: list[Event] = ask(service, base_request("images"), tell=Teller())
-    if options.args:
-        images = [image for image in images if any(_named(name, options.args[0]) for name in _names(image))]
-    form = options.text("format")
-    if form == "json":
-        list_rows(images, {}, format=form)
-        return 0
-    rows = [row for image in images for row in display(image, whole=options.flag("no_trunc"))]
-    if options.flag("quiet"):
-        rows = list({row["ID"]: row for row in rows}.values())
-    list_rows(rows, _COLUMNS, format=form, key="ID", quiet=options.flag("quiet"))
-    return 0
-
-
-def display(image: Event, *, whole: bool = False) -> list[Event]:
-    """One row per name, with the names and values that people know from `docker images --format`."""
-    rows = []
-    for name in _names(image) or ["<none>:<none>"]:
-        repository, colon, tag = name.rpartition(":")
-        if not colon or "/" in tag:
-            repository, tag = name, "<none>"
-        rows.append(
-            {
-                "Repository": repository, "Tag": tag, "ID": short_id(image["id"], whole=whole),
-                "CreatedSince": _since(image.get("created")), "CreatedAt": image.get("created") or "",
-                "Size": human_size(image.get("size_bytes")), "Name": name, "Digest": image.get("digest") or "",
-            }
-        )  # fmt: skip
-    return rows
 
 
 def import_image(service: Service, options: Parsed) -> int:
@@ -202,28 +163,6 @@ def _with_progress(
     return value
 
 
-def _names(image: Event) -> list[str]:
-    return list(image.get("names") or ())
-
-
-def _since(created: str | None) -> str:
-    """How long ago an RFC 3339 date was; images made to be reproducible have one of 1970 or none."""
-    from datetime import datetime
-
-    try:
-        return age(datetime.fromisoformat(created or "").timestamp())
-    except ValueError:
-        return created or ""
-
-
-def _named(name: str, wanted: str) -> bool:
-    """Is `wanted` this name, its end at a slash, or either without the tag?"""
-    for candidate in (name, name.rpartition(":")[0]):
-        if candidate and (candidate == wanted or candidate.endswith("/" + wanted)):
-            return True
-    return False
-
-
 def _print_removed(value: object, names: list[str]) -> None:
     """What the service says it removed; the names that were given, if it says nothing."""
     if isinstance(value, dict):
@@ -234,23 +173,13 @@ def _print_removed(value: object, names: list[str]) -> None:
         write("".join(f"{name}\n" for name in names))
 
 
-_FORMAT = Option(
-    "format", "text", "json, or a template of fields such as '{{.Repository}}'", metavar="FORMAT"
-)
-_LIST = (
-    _FORMAT,
-    Option("no-trunc", "flag", "whole ids"),
-    Option("quiet", "flag", "ids only", short="q"),
-)
 _REMOVE = (Option("force", "flag", "also if bundles use them", short="f"),)
 
 COMMANDS = {
     "pull": Command(
         "pull", "IMAGE …", "Fetch images.", (ARCH, IMAGE_POLICY, PLATFORM, PULL, QUIET), pull, least=1
     ),
-    "images": Command("images", "[NAME]", "List images.", _LIST, list_images, most=1),
     "rmi": Command("rmi", "IMAGE …", "Remove images.", _REMOVE, remove, least=1),
-    "image list": Command("image list", "[NAME]", "List images.", _LIST, list_images, most=1),
     "image import": Command(
         "image import", "SOURCE [NAME]",
         "Make an image of a root file system: a directory, a tar file, or - for standard input. docker://… is pulled.",

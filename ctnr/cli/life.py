@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ctnr.cli.filters import filter_option, parse_filters
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.moment import parse_moment
-from ctnr.cli.output import parse_filters, write
+from ctnr.cli.output import write
 from ctnr.cli.ps import matches
 from ctnr.cli.request import base_request
 from ctnr.cli.run import DETACH_KEYS, SIG_PROXY, UNASKED, check_detach_keys
@@ -237,7 +238,7 @@ COMMANDS = {
     "container prune": Command(
         "container prune", "", "Remove all containers that do not run.",
         (
-            Option("filter", "list", f"only those that fit: {', '.join(PRUNE_FILTERS)}", metavar="KEY=VALUE"),
+            filter_option(PRUNE_FILTERS, ""),
             UNASKED,
         ),
         prune, most=0,

@@ -6,7 +6,6 @@ import posix as os
 import time
 
 from ctnr.client.environ import lookup
-from ctnr.client.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,24 +171,6 @@ def paint(text: str, color: str, descriptor: int) -> str:
     if lookup("NO_COLOR") or lookup("TERM") in (None, "", "dumb") or not os.isatty(descriptor):
         return text
     return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
-
-
-def parse_filters(filters: list[str], known: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """``KEY=VALUE`` pairs. `known` tells of each key the values that there are, none for any.
-
-    Raises: UsageError.
-    """
-    pairs = []
-    for text in filters:
-        key, equals, value = text.partition("=")
-        if not equals or key not in known:
-            raise UsageError(
-                f"--filter={text}: not known", cure=f"KEY=VALUE, with one of: {', '.join(known)}"
-            )
-        if known[key] and value not in known[key]:
-            raise UsageError(f"--filter={text}: {key} is one of {', '.join(known[key])}")
-        pairs.append((key, value))
-    return pairs
 
 
 def _template_text(rows: Sequence[Row], format: str) -> str:

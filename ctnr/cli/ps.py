@@ -5,8 +5,9 @@ from __future__ import annotations
 import posix as os
 import time
 
+from ctnr.cli.filters import all_fit, filter_option, label_fits, name_fits, parse_filters
 from ctnr.cli.grammar import Command, Option, Parsed
-from ctnr.cli.output import age, human_size, human_time, list_rows, parse_filters, short_id, shorten, write
+from ctnr.cli.output import age, human_size, human_time, list_rows, short_id, shorten, write
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller
 from ctnr.client.errors import UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ctnr.cli.filters import Filters
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
@@ -56,9 +58,7 @@ def ps(service: Service, options: Parsed) -> int:
         time.sleep(max(options.seconds("watch") or 0, 0.1))
 
 
-def _show(
-    service: Service, request: Event, options: Parsed, filters: list[tuple[str, str]], last: int | None
-) -> None:
+def _show(service: Service, request: Event, options: Parsed, filters: Filters, last: int | None) -> None:
     rows: list[Event] = ask(service, request, tell=Teller())
     for key in ("before", "since"):
         for name in [value for known, value in filters if known == key]:
@@ -101,12 +101,11 @@ SORT_KEYS: dict[str, Callable[[Event], Any]] = {
 }
 
 
-def matches(row: Event, filters: list[tuple[str, str]]) -> bool:
-    """All keys must fit; of several values for one key, one must (docker's and podman's way)."""
-    wanted: dict[str, list[str]] = {}
-    for key, value in filters:
-        wanted.setdefault({"ancestor": "image", "status": "state"}.get(key, key), []).append(value)
-    return all(any(_fits(row, key, value) for value in values) for key, values in wanted.items())
+def matches(row: Event, filters: Filters) -> bool:
+    """Whether it is one of those; before and since are not looked at here."""
+    same = {"ancestor": "image", "status": "state"}
+    wanted = [(same.get(key, key), value) for key, value in filters]
+    return all_fit(wanted, lambda key, value: _fits(row, key, value))
 
 
 def display(row: Event, *, whole: bool = False) -> Event:
@@ -186,9 +185,7 @@ def _fits(row: Event, key: str, value: str) -> bool:
     if key == "health":
         return value == (row.get("health") or "none")
     if key == "label":
-        labels = row.get("labels") or {}
-        name, equals, wanted = value.partition("=")
-        return name in labels and (not equals or labels[name] == wanted)
+        return label_fits(row.get("labels") or {}, value)
     if key == "volume":
         return any(value in part.split(":") for part in row.get("volumes") or ())
     if key == "network":
@@ -196,24 +193,12 @@ def _fits(row: Event, key: str, value: str) -> bool:
     return str(row.get("status")) == value  # exited=N
 
 
-def name_fits(pattern: str, name: str) -> bool:
-    """A regular expression, as docker and podman have it."""
-    if pattern.replace("-", "").replace("_", "").isalnum():
-        return pattern in name  # importing re takes 5 ms
-    import re
-
-    try:
-        return re.search(pattern, name) is not None
-    except re.error as error:
-        raise UsageError(f"--filter name={pattern}: {error}") from None
-
-
 COMMANDS = {
     "ps": Command(
         "ps", "", "List containers.",
         (
             Option("all", "flag", "also those that do not run", short="a"),
-            Option("filter", "list", f"only those that fit: {', '.join(FILTERS)}", short="f", metavar="KEY=VALUE"),
+            filter_option(FILTERS),
             Option("format", "text", "json, or a template of fields such as '{{.Names}}'", metavar="FORMAT"),
             Option("last", "number", "the newest N, running or not", short="n", metavar="N"),
             Option("latest", "flag", "the newest one, running or not", short="l"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posix as os
 
+from ctnr.cli.filters import BOOLEAN, all_fit, filter_option, is_true, label_fits, name_fits, parse_filters
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.moment import parse_moment
-from ctnr.cli.output import human_size, list_rows, parse_filters, write
+from ctnr.cli.output import human_size, list_rows, write
 from ctnr.cli.request import base_request
 from ctnr.cli.tell import Teller
 from ctnr.client.errors import UsageError
@@ -14,14 +15,12 @@ from ctnr.client.session import ask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ctnr.cli.filters import Filters
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
-_BOOLEAN = ("true", "false", "1", "0")
-FILTERS: dict[str, tuple[str, ...]] = {
-    "name": (), "label": (), "dangling": _BOOLEAN, "anonymous": _BOOLEAN
-}  # fmt: skip
-PRUNE_FILTERS: dict[str, tuple[str, ...]] = {"name": (), "label": (), "anonymous": _BOOLEAN, "until": ()}
+FILTERS: dict[str, tuple[str, ...]] = {"name": (), "label": (), "dangling": BOOLEAN, "anonymous": BOOLEAN}
+PRUNE_FILTERS: dict[str, tuple[str, ...]] = {"name": (), "label": (), "anonymous": BOOLEAN, "until": ()}
 _COLUMNS = {"DRIVER": "Driver", "VOLUME NAME": "Name"}
 
 
@@ -99,24 +98,17 @@ def _is_sure(names: list[str]) -> bool:
         raise
 
 
-def fits(row: Event, filters: list[tuple[str, str]]) -> bool:
-    """All keys must fit; of several values for one key, one must. Labels must all fit, as with docker and podman."""
-    wanted: dict[tuple[str, str], list[str]] = {}
-    for key, value in filters:
-        wanted.setdefault((key, value if key == "label" else ""), []).append(value)
-    return all(any(_fits(row, key, value) for value in values) for (key, _), values in wanted.items())
+def fits(row: Event, filters: Filters) -> bool:
+    return all_fit(filters, lambda key, value: _fits(row, key, value))
 
 
 def _fits(row: Event, key: str, value: str) -> bool:
     if key == "name":
-        from ctnr.cli.ps import name_fits
-
         return name_fits(value, row["Name"])
     if key == "label":
-        name, equals, wanted = value.partition("=")
-        return name in row["Labels"] and (not equals or row["Labels"][name] == wanted)
+        return label_fits(row["Labels"], value)
     answer = row["Anonymous"] if key == "anonymous" else not row["UsedBy"]
-    return bool(answer) == (value in ("true", "1"))
+    return bool(answer) == is_true(value)
 
 
 def _names(service: Service, options: Parsed) -> list[str]:
@@ -140,16 +132,10 @@ _FORMAT = Option(
 )  # fmt: skip
 
 
-def _filter(known: dict[str, tuple[str, ...]], short: str = "") -> Option:
-    return Option(
-        "filter", "list", f"only those that fit: {', '.join(known)}", short=short, metavar="KEY=VALUE"
-    )
-
-
 COMMANDS = {
     "volume ls": Command(
         "volume ls", "", "List volumes.",
-        (_filter(FILTERS, "f"), _FORMAT, Option("quiet", "flag", "names only", short="q")), list_volumes, most=0,
+        (filter_option(FILTERS), _FORMAT, Option("quiet", "flag", "names only", short="q")), list_volumes, most=0,
     ),
     "volume inspect": Command(
         "volume inspect", "VOLUME …", "Show all that is known about volumes, and who has them.",
@@ -180,6 +166,6 @@ COMMANDS = {
     ),
     "volume prune": Command(
         "volume prune", "", "Remove the volumes that no container has, running or not, and no bundle.",
-        (_filter(PRUNE_FILTERS), Option("force", "flag", "without a question", short="f")), prune, most=0,
+        (filter_option(PRUNE_FILTERS, ""), Option("force", "flag", "without a question", short="f")), prune, most=0,
     ),
 }  # fmt: skip

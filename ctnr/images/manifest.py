@@ -78,6 +78,16 @@ class ConfigRootFs(msgspec.Struct, frozen=True, kw_only=True):
     variant: str = ""
 
 
+class Labelled(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    labels: dict[str, str] | None = None
+
+
+class ConfigLabels(msgspec.Struct, frozen=True, kw_only=True):
+    """What a listing needs of a configuration."""
+
+    config: Labelled | None = None
+
+
 def load(data: bytes, kind: type[T], what: str) -> T:
     """Decode one of the above. Raises: BrokenImage that names `what`."""
     try:

@@ -69,13 +69,12 @@ def local_names(text: str) -> list[str]:
     """The names under which the store may have what a person calls `text`, best first."""
     names = [text] if text else []
     try:
-        normal = parse_reference(text).name
+        reference = parse_reference(text)
     except ReferenceError:
         return names
-    names.append(normal)
-    if not text.startswith("docker://") and normal.startswith(f"{DEFAULT_REGISTRY}/library/"):
-        names.insert(1, normal.replace(f"{DEFAULT_REGISTRY}/library/", f"{LOCAL}/", 1))
-    return names
+    if reference.transport == "docker" and not text.startswith("docker://"):
+        names.append(local_name(text))
+    return [*names, reference.name]
 
 
 def local_name(text: str) -> str:

@@ -6,7 +6,9 @@ import msgspec
 
 from ctnr.images.catalog import Catalog, ImageFile
 from ctnr.images.layers import LayerStore
+from ctnr.images.manifest import ConfigLabels
 from ctnr.images.reference import local_names
+from netconf.decode import UNREADABLE
 from supervisor.errors import NotFound
 
 PREFIX_MIN = 4
@@ -33,6 +35,7 @@ class ImageSummary(msgspec.Struct, frozen=True, kw_only=True):
     added: float
     size_bytes: int
     layers: int
+    labels: dict[str, str]
 
 
 class StoreView:
@@ -77,10 +80,20 @@ class StoreView:
                 added=file.added,
                 size_bytes=file.size_bytes,
                 layers=len(file.diff_ids),
+                labels=self._labels(file.id),
             )
             for file in self.catalog.image_files()
         ]
         return sorted(rows, key=lambda row: row.added, reverse=True)
+
+    def _labels(self, image_id: str) -> dict[str, str]:
+        """Of its configuration; none where that can't be read."""
+        try:
+            with open(self.blob(image_id), "rb") as opened:
+                config = msgspec.json.decode(opened.read(), type=ConfigLabels).config
+        except (OSError, *UNREADABLE):
+            return {}
+        return (config.labels or {}) if config is not None else {}
 
     def blob(self, digest: str) -> str:
         return self.catalog.blob(digest)

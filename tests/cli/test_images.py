@@ -117,3 +117,43 @@ def test_an_image_for_another_machine_is_told(as_user: Person, busybox_rootfs: P
         f"ctnr: warning: image oci:{mine}: it is for linux/{images.ARCHITECTURE}, not for linux/{other}\n"
     )
     assert "one of them" in as_user.ctnr("run", "--arch=arm", "--platform=linux/arm", "strange").stderr
+
+
+def test_images_are_looked_through(as_user: Person, busybox_rootfs: Path) -> None:
+    base = [images.tar_folder(busybox_rootfs)]
+    for name, created, labels in (
+        ("old", "2020-01-01T00:00:00Z", {"tier": "back"}),
+        ("new", "2021-01-01T00:00:00.123456789Z", {"tier": "front", "a": "b"}),
+    ):
+        layout = images.write_image(
+            as_user.home / name, base, {"Env": [name], "Labels": labels}, created=created
+        )
+        pulled = as_user.ctnr("pull", "-q", INSECURE, f"oci:{layout}").ok.stdout.strip()
+        as_user.ctnr("image", "untag", f"oci:{layout}").ok  # noqa: B018
+        as_user.ctnr("image", "tag", pulled, f"team/{name}:1").ok  # noqa: B018
+    as_user.ctnr("image", "tag", "team/old:1", "team/old:2").ok  # noqa: B018
+    as_user.ctnr("image", "import", "-q", "./new/blobs", "bare").ok  # noqa: B018
+    as_user.ctnr("image", "untag", "bare").ok  # noqa: B018
+
+    def shown(*words: str) -> list[str]:
+        return as_user.ctnr("images", "--format={{.Repository}}:{{.Tag}}", *words).ok.stdout.split()
+
+    old, new, bare = (
+        ["localhost/team/old:1", "localhost/team/old:2"],
+        ["localhost/team/new:1"],
+        ["<none>:<none>"],
+    )
+    assert shown("-a") == shown() == [*bare, *new, *old]
+    assert shown("--filter=dangling=true") == bare
+    assert shown("--filter=reference=team/*:1") == [*new, *old[:1]] == shown("*/*:1")
+    assert shown("--filter=label=tier") == [*new, *old]
+    assert shown("--filter=label=tier", "-f", "label=a=b") == new
+    assert shown("-f", "before=team/new:1") == old
+    assert shown("-f", "since=team/old:2") == [*bare, *new]
+    assert shown("-f", "until=2020-06-01T00:00:00Z") == old
+    assert shown("--sort=created", "-f", "dangling=false") == [*new, *old]
+    assert shown("--sort=tag", "*/*") == [*new, *old]
+    listed = json.loads(as_user.ctnr("images", "--format=json", "team/old").ok.stdout)
+    assert [(one["names"], one["labels"]) for one in listed] == [(old, {"tier": "back"})]
+    assert as_user.ctnr("rmi", *as_user.ctnr("images", "-qaf", "label=tier=front").stdout.split()).ok
+    assert shown() == [*bare, *old]

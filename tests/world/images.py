@@ -83,6 +83,7 @@ def write_image(
     compression: Compression = "gzip",
     architecture: str = ARCHITECTURE,
     tag: str = "latest",
+    created: str = "2024-01-01T00:00:00Z",
 ) -> Path:
     """Write (or add to) the OCI layout in the folder `layout`; `config` is the image's "config" object (Cmd, Env, …).
 
@@ -98,9 +99,9 @@ def write_image(
         suffix = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}[compression]
         descriptors.append(_blob(layout, _compress(data, compression), f"{_MEDIA}.layer.v1.tar{suffix}"))
     image = {
-        "created": "2024-01-01T00:00:00Z", "architecture": architecture, "os": "linux", "config": dict(config or {}),
+        "created": created, "architecture": architecture, "os": "linux", "config": dict(config or {}),
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        "history": [{"created": "2024-01-01T00:00:00Z", "created_by": f"layer {n}"} for n in range(len(layers))],
+        "history": [{"created": created, "created_by": f"layer {n}"} for n in range(len(layers))],
     }  # fmt: skip
     manifest = {
         "schemaVersion": 2, "mediaType": f"{_MEDIA}.manifest.v1+json",

@@ -54,7 +54,7 @@ LOG = (
 )
 IMAGE = {
     "id": "a" * 64, "names": ["localhost/demo:latest"], "digest": "sha256:" + "b" * 64, "size_bytes": 1_234_567,
-    "created": "2026-01-31T12:00:00Z", "added": 1.0, "layers": 1,
+    "created": "2026-01-31T12:00:00Z", "added": 1.0, "layers": 1, "labels": {"tier": "front"},
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,8 @@ def test_ps(ctnr: Ctnr) -> None:
     assert ctnr.out == f"{ID} running\n"
     ctnr("ps", "--filter", "label=tier=back")
     assert len(ctnr.out.splitlines()) == 1
+    ctnr("ps", "-q", "--filter", "label=tier=front", "--filter", "label=other")
+    assert ctnr.out == "", "labels must all fit"
 
 
 def test_stopped_is_shown_as_exited(ctnr: Ctnr) -> None:
@@ -244,6 +247,65 @@ def test_images(ctnr: Ctnr) -> None:
     for wanted in ("demo", "demo:latest", "localhost/demo"):
         ctnr("images", "-q", wanted)
         assert ctnr.out == f"{IMAGE['id'][:12]}\n", wanted
+    ctnr("images", "-a", "--digests")
+    heading, row = ctnr.out.splitlines()
+    assert heading.split("  ")[0] == "REPOSITORY"
+    assert row.split()[2] == IMAGE["digest"]
+
+
+IMAGES = [
+    {**IMAGE, "id": "1" * 64, "names": ["docker.io/library/alpine:3.8", "docker.io/library/alpine:latest"],
+     "created": "2026-01-03T12:00:00.123456789Z", "size_bytes": 30},
+    {**IMAGE, "id": "2" * 64, "names": ["localhost:5000/team/web:1"], "created": "2026-01-01T12:00:00Z",
+     "size_bytes": 10, "labels": {"tier": "front", "a": "b"}},
+    {**IMAGE, "id": "3" * 64, "names": [], "created": "", "size_bytes": 20, "labels": {}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("", "alpine:3.8 alpine:latest web:1 <none>:<none>"),
+        ("-a", "alpine:3.8 alpine:latest web:1 <none>:<none>"),
+        ("alpine", "alpine:3.8 alpine:latest"),
+        ("alpine:3.*", "alpine:3.8"),
+        ("al*", "alpine:3.8 alpine:latest"),
+        ("*", "alpine:3.8 alpine:latest web:1"),
+        ("*/web", "web:1"),
+        ("localhost:5000/*/*", "web:1"),
+        ("localhost:5000/*", ""),
+        ("team/w?[b]", "web:1"),
+        ("--filter reference=al*:latest --filter reference=web", "alpine:latest web:1"),
+        ("-f dangling=true", "<none>:<none>"),
+        ("-f dangling=0", "alpine:3.8 alpine:latest web:1"),
+        ("-f label=tier", "alpine:3.8 alpine:latest web:1"),
+        ("-f label=tier=front -f label=a=b", "web:1"),
+        ("-f label=tier=back", ""),
+        ("-f before=alpine", "web:1 <none>:<none>"),
+        ("-f before=alpine:3.8 -f dangling=false", "web:1"),
+        ("-f since=22", "alpine:3.8 alpine:latest"),
+        ("-f since=team/web:1", "alpine:3.8 alpine:latest"),
+        ("-f until=2026-01-02T00:00:00Z", "web:1 <none>:<none>"),
+        ("-f id=sha256:2222", "web:1"),
+        ("--sort created", "alpine:3.8 alpine:latest web:1 <none>:<none>"),
+        ("--sort size", "web:1 <none>:<none> alpine:3.8 alpine:latest"),
+        ("--sort repository", "<none>:<none> alpine:3.8 alpine:latest web:1"),
+        ("--sort tag", "<none>:<none> web:1 alpine:3.8 alpine:latest"),
+    ],
+)
+def test_images_are_chosen_and_sorted(ctnr: Ctnr, words: str, wanted: str) -> None:
+    ctnr.service.answers["images"] = [{"event": "result", "value": IMAGES}]
+    for command in (["images"], ["image", "ls"]):
+        assert ctnr(*command, *words.split(), "--format={{.Name}}") == 0, ctnr.err
+        assert [name.rpartition("/")[2] for name in ctnr.out.split()] == wanted.split()
+
+
+def test_images_of_one_id_are_one_in_json(ctnr: Ctnr) -> None:
+    ctnr.service.answers["images"] = [{"event": "result", "value": IMAGES}]
+    ctnr("images", "--format=json", "--sort=size")
+    assert [one["id"][0] for one in json.loads(ctnr.out)] == ["2", "3", "1"]
+    ctnr("images", "-q", "--filter=label=tier")
+    assert ctnr.out.split() == ["1" * 12, "2" * 12]
 
 
 def test_logs_go_where_they_came_from(ctnr: Ctnr) -> None:
@@ -349,6 +411,14 @@ def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
         ("events --filter=event=dies", "--filter=event=dies: event is one of attach, connect, create"),
         ("events --filter=type=box", "type is one of container, network"),
         ("volume ls --filter=dangling=perhaps", "dangling is one of true, false, 1, 0"),
+        ("images --filter=colour=red", "with one of: reference, dangling, before, since, until, label, id"),
+        ("images --filter=dangling=maybe", "dangling is one of true, false, 1, 0"),
+        (
+            "images --filter=before=nobody",
+            "--filter=before=nobody: no image has that name or id; ctnr images",
+        ),
+        ("images --filter=until=soon", "not a moment"),
+        ("images --sort=weight", "one of created, id, repository, size, tag is expected"),
         ("volume prune --filter=dangling=true", "with one of: name, label, anonymous, until"),
         ("volume rm", "missing VOLUME …"),
         ("volume rm --all data", "takes no names"),

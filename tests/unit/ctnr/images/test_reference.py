@@ -56,5 +56,8 @@ def test_any_text_is_a_reference_or_a_reference_error(text: str) -> None:
 
 def test_images_made_here_are_found_by_their_short_name() -> None:
     assert "localhost/demo:latest" == local_name("demo")
-    assert "localhost/demo:latest" in local_names("demo")
+    assert local_names("demo") == ["demo", "localhost/demo:latest", "docker.io/library/demo:latest"]
+    assert "localhost/team/demo:1" in local_names("team/demo:1")
+    for named in ("docker.io/library/demo", "docker://demo", "reg.example/demo", "oci:demo"):
+        assert "localhost/demo:latest" not in local_names(named), "a registry is named"
     assert "reg.example/demo:1" == local_name("reg.example/demo:1")

@@ -150,6 +150,8 @@ async def make_workdir(sandbox: Sandbox, rootfs: str, workdir: str, mounts: Sequ
         await sandbox.make_dirs_in_root(rootfs, workdir)
     except NotADirectoryError:
         raise _no_workdir(workdir, "not a directory in the image") from None
+    except FileExistsError:
+        raise _no_workdir(workdir, "a link in the image leads nowhere") from None
     place = os.path.normpath(os.path.join("/", workdir))
     mount = covering(place, mounts)
     if mount is None:

@@ -20,14 +20,14 @@ class Output:
     def __init__(self, log: Log | None) -> None:
         self.log = log
         self.watchers: list[Callable[[str, bytes], None]] = []
-        self._readers: dict[trio.lowlevel.FdStream, None] = {}
+        self._readers: dict[trio.lowlevel.FdStream, trio.Lock] = {}  # stdout and stderr go to each, in turns
 
     @asynccontextmanager
     async def copied(self) -> AsyncIterator[int]:
         """The read end of a pipe (the caller's) that gets all output as long as the block lasts."""
         read_end, write_end = os.pipe()
         reader = trio.lowlevel.FdStream(write_end)
-        self._readers[reader] = None
+        self._readers[reader] = trio.Lock()
         try:
             yield read_end
         finally:
@@ -42,13 +42,14 @@ class Output:
                         self.log.write(stream, bytes(data))
                     for watcher in self.watchers:
                         watcher(stream, bytes(data))
-                    for reader in list(self._readers):
-                        await self._copy(reader, data)
+                    for reader, turn in list(self._readers.items()):
+                        await self._copy(reader, turn, data)
 
-    async def _copy(self, reader: trio.lowlevel.FdStream, data: bytes | bytearray) -> None:
+    async def _copy(self, reader: trio.lowlevel.FdStream, turn: trio.Lock, data: bytes | bytearray) -> None:
         with trio.move_on_after(SLOW_READER_SECONDS) as scope:
             try:
-                await reader.send_all(data)
+                async with turn:
+                    await reader.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 scope.cancel()
                 await self._drop(reader)
@@ -56,7 +57,7 @@ class Output:
             await self._drop(reader)
 
     async def _drop(self, reader: trio.lowlevel.FdStream) -> None:
-        if self._readers.pop(reader, 0) is None:
+        if self._readers.pop(reader, None) is not None:
             await trio.aclose_forcefully(reader)
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 
@@ -29,7 +30,9 @@ def take_descriptors(ancillary: list[tuple[int, int, bytes]], flags: int) -> lis
             descriptors.extend(numbers)
     if flags & socket.MSG_CTRUNC:
         close_all(descriptors)
-        raise OSError("more descriptors in one message than it may carry")
+        raise OSError(
+            errno.EMFILE, "more descriptors in a message than it may carry, or than this process may have"
+        )
     return descriptors
 
 

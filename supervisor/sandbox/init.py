@@ -8,6 +8,8 @@ Protocol, over one SOCK_SEQPACKET pair:
     supervisor → init   marshal: {"id": N, "op": NAME, …arguments}, descriptors by SCM_RIGHTS
     init → supervisor   JSON:    {"id": N, …result} or {"id": N, "errno": E, "error": TEXT}, descriptors by SCM_RIGHTS
                                  {"pid": P, "status": S}   process P ended; S is the status of waitpid(2)
+    both ways           `long N` in place of a message about N that is longer than MESSAGE_BYTES (wire.py): it lies in a
+                        memory file, the last of the descriptors
 
 Requests are marshalled because the supervisor is the trusted side; replies are JSON because init is not.
 `json`, `socket`, `signal` and `subprocess` are passed over for the C modules under them: each costs milliseconds.
@@ -97,17 +99,15 @@ class Init:
         request = marshal.loads(message)
         number = request.pop("id")
         operation = getattr(self, "op_" + request.pop("op"))
+        outgoing = []
         try:
             answer, outgoing = operation(number, descriptors, **request)
+            if answer is not None:
+                reply(self.control, answer | {"id": number}, outgoing)
         except OSError as exc:
-            answer, outgoing = {"errno": exc.errno or 5, "error": text_of(exc)}, []
+            reply(self.control, {"id": number, "errno": exc.errno or 5, "error": text_of(exc)})
         finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        if answer is not None:
-            answer["id"] = number
-            reply(self.control, answer, outgoing)
-            for descriptor in outgoing:
+            for descriptor in (*descriptors, *outgoing):
                 os.close(descriptor)
 
     def reap(self) -> None:
@@ -291,19 +291,22 @@ class Init:
         return {"rest": _places().look(root, paths)}, []
 
     def op_make_dirs_in_root(self, number, descriptors, root, path, mode):
-        directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_PATH | os.O_DIRECTORY
+        top = os.open(root, flags | os.O_CLOEXEC)
+        above, done = os.dup(top), ""
         try:
             for name in [part for part in path.split("/") if part]:
-                flags = os.O_PATH | os.O_DIRECTORY
+                done = f"{done}/{name}"  # from the root on: a link (/var/run → /run) may lead anywhere in it
                 try:
-                    below = syscalls.open_in_root(directory, name, flags)
+                    below = syscalls.open_in_root(top, done, flags)
                 except FileNotFoundError:
-                    os.mkdir(name, mode, dir_fd=directory)
-                    below = syscalls.open_in_root(directory, name, flags)
-                os.close(directory)
-                directory = below
+                    os.mkdir(name, mode, dir_fd=above)
+                    below = syscalls.open_in_root(top, done, flags)
+                os.close(above)
+                above = below
         finally:
-            os.close(directory)
+            os.close(top)
+            os.close(above)
         return {}, []
 
     def op_remove_small(self, number, descriptors, paths, limit):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import marshal
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,10 +19,14 @@ import trio
 from netconf.decode import UNREADABLE
 from supervisor.errors import SandboxError
 from supervisor.sandbox.descriptors import ANCILLARY_BYTES, close_all, rights, take_descriptors
+from supervisor.sandbox.wire import LONG, MESSAGE_BYTES, write_long
 
 log = structlog.get_logger()
 
 ANSWER_SECONDS = 30
+LONGEST_BYTES = (
+    8 << 20
+)  # what init reads for us, 1 MiB at most, grows sixfold if JSON has to escape all of it
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -77,13 +84,26 @@ class Channel:
         if not data:
             return None
         descriptors: list[int] = []
+        lost: OSError | None = None
         try:
             descriptors = take_descriptors(ancillary, flags)
-            reply = _decode(data)
-        except (OSError, *UNREADABLE) as exc:
+        except (
+            OSError
+        ) as exc:  # no room for them here: that is the end of one request, not of all containers
+            lost = exc
+        try:
+            if not data.startswith(LONG):
+                reply = _decode(data)
+            elif lost is None:
+                reply = _decode(_read_long(descriptors.pop()))
+            else:
+                reply = Reply(id=int(data[len(LONG) :]))
+        except (OSError, IndexError, *UNREADABLE) as exc:
             close_all(descriptors)
             log.error("init_message_refused", error=str(exc))
             return None
+        if lost is not None:
+            reply = msgspec.structs.replace(reply, errno=lost.errno, error=str(lost.strerror))
         self.init_pid = reply.init or self.init_pid
         return reply, descriptors
 
@@ -110,11 +130,22 @@ class Channel:
             self._waiting.clear()
 
     async def send(self, message: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Raises: SandboxError if init is gone, OSError."""
         async with self._sending:
             try:
                 await self._socket.sendmsg([message], rights(descriptors))
             except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
                 raise SandboxError("the sandbox's init is gone") from None
+
+    async def _send_request(self, number: int, message: bytes, descriptors: tuple[int, ...]) -> None:
+        if len(message) <= MESSAGE_BYTES:
+            await self.send(message, descriptors)
+            return
+        long = write_long(message)
+        try:
+            await self.send(LONG + str(number).encode(), (*descriptors, long))
+        finally:
+            os.close(long)
 
     async def call(
         self, op: str, descriptors: tuple[int, ...] = (), **arguments: Any
@@ -123,7 +154,7 @@ class Channel:
 
         Entering is a checkpoint; from then on it is shielded, since init answers at once and a half-done request
         would leave something behind. The descriptors that come back are the caller's.
-        Raises: OSError as init met it, SandboxError if init is gone or silent.
+        Raises: OSError as init met it (EMFILE: no room for its descriptors here), SandboxError if it is gone or silent.
         """
         await trio.lowlevel.checkpoint()
         if self.gone.is_set():
@@ -131,11 +162,14 @@ class Channel:
         number = next(self._numbers)
         event, box = trio.Event(), []  # type: tuple[trio.Event, list[tuple[Reply, list[int]]]]
         self._waiting[number] = (event, box)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + ANSWER_SECONDS) as scope:
-            await self.send(marshal.dumps({"id": number, "op": op, **arguments}), descriptors)
-            await event.wait()
-        self._waiting.pop(number, None)
-        if scope.cancelled_caught:
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + ANSWER_SECONDS) as scope:
+                message = marshal.dumps({"id": number, "op": op, **arguments})
+                await self._send_request(number, message, descriptors)
+                await event.wait()
+        finally:
+            self._waiting.pop(number, None)
+        if not box and scope.cancelled_caught:
             raise SandboxError(f"the sandbox's init did not answer {op} within {ANSWER_SECONDS} s")
         if not box:
             raise SandboxError("the sandbox's init is gone")
@@ -144,3 +178,14 @@ class Channel:
             close_all(received)
             raise OSError(reply.errno, reply.error)
         return reply, received
+
+
+def _read_long(descriptor: int) -> bytes:
+    """A message in a memory file, and in nothing else: another file could hold us up. Raises: OSError."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)  # EINVAL for what is no memory file
+        if os.fstat(descriptor).st_size > LONGEST_BYTES:
+            raise OSError(errno.EMSGSIZE, f"a message of more than {LONGEST_BYTES >> 20} MiB")
+        return os.pread(descriptor, LONGEST_BYTES, 0)
+    finally:
+        os.close(descriptor)

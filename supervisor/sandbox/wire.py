@@ -7,7 +7,8 @@ import _socket as socket
 import fcntl
 import os
 
-MESSAGE_BYTES = 1 << 20
+MESSAGE_BYTES = 1 << 16  # net.core.wmem_default, what a message has room in, is mostly three times that
+LONG = b"long "
 MAX_DESCRIPTORS = 16
 
 
@@ -23,21 +24,42 @@ def receive(control: socket.socket) -> tuple[bytes, list[int]]:
                 low = int.from_bytes(data[at : at + 4], "little")
                 descriptors.append(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 64))
                 os.close(low)
+    if message.startswith(LONG):
+        with open(descriptors.pop(), "rb") as file:
+            message = file.read()
     return message, descriptors
 
 
 def reply(
     control: socket.socket, answer: dict[str, object], descriptors: list[int] | tuple[()] = ()
 ) -> None:
-    message = _encode(answer).encode()
-    ancillary = []
-    if descriptors:
-        data = b"".join(one.to_bytes(4, "little") for one in descriptors)
-        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, data))
+    """Ends this process if nobody listens any more. Raises: OSError, and nothing was sent."""
+    message, sent, kept = _encode(answer).encode(), list(descriptors), -1
     try:
-        control.sendmsg([message], ancillary)
+        if len(message) > MESSAGE_BYTES:
+            sent.append(kept := write_long(message))
+            message = LONG + str(answer["id"]).encode()
+        data = b"".join(one.to_bytes(4, "little") for one in sent)
+        control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, data)] if sent else [])
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)
+    finally:
+        if kept >= 0:
+            os.close(kept)
+
+
+def write_long(message: bytes) -> int:
+    """A memory file with a message that is too long to be sent as one; the caller closes it. Raises: OSError."""
+    descriptor = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(message)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _encode(value: object) -> str:

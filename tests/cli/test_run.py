@@ -168,6 +168,14 @@ def test_entrypoint_labels_and_env_file(me: Person) -> None:
     )
 
 
+def test_an_environment_longer_than_a_message(me: Person) -> None:
+    """config.json of half a megabyte; net.core.wmem_default, which a message has to fit in, is mostly 208 KiB."""
+    file = me.home / "long"
+    file.write_text("".join(f"LONG_{number}={'x' * 1000}\n" for number in range(500)))
+    run = ("run", "--rm", "--network=none", f"--env-file={file}", "demo", "sh", "-c")
+    assert me.ctnr(*run, "env | grep -c ^LONG_").ok.stdout == "500\n"
+
+
 def test_rm_leaves_nothing_and_without_it_the_container_is_kept(me: Person) -> None:
     before = me.ctnr("ps", "-a", "-q").ok.stdout
     me.ctnr("run", "--rm", "demo", "touch", "/x").ok  # noqa: B018

@@ -167,3 +167,20 @@ async def test_sandbox_killed_ends_its_containers_only(bundle: Path) -> None:
         assert (137, State.RUNNING) == (one.status, other.state)
         async with supervisor.run(spec(bundle, ["true"]), rootless=True) as again:
             assert await again.wait() == 0
+
+
+async def test_who_reads_both_streams_slowly_ends_nothing(bundle: Path, tmp_path: Path) -> None:
+    """Both are copied into one pipe: while one waits for room in it the other has something, too."""
+    script = "while :; do head -c 100000 /dev/zero; done & while :; do head -c 100000 /dev/zero >&2; done"
+    request = spec(bundle, ["sh", "-c", script], log_path=str(tmp_path / "log"))
+    async with open_supervisor() as supervisor, supervisor.run(request) as container:
+        async with container.streams.output.copied() as reader:
+            try:
+                read = 0
+                async with trio.lowlevel.FdStream(os.dup(reader)) as stream:
+                    while read < 2_000_000:
+                        read += len(await stream.receive_some(65536))
+                        await trio.sleep(0.02)
+            finally:
+                os.close(reader)
+        assert (container.state, container.error) == (State.RUNNING, None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -61,6 +64,56 @@ async def test_capture_is_bounded(tmp_path: Path, rootless: bool) -> None:
     async with open_sandbox(str(tmp_path), rootless=rootless) as sandbox:
         done = await sandbox.run(["head", "-c", "3000000", "/dev/zero"])
         assert 1 << 20 == len(done.stdout)
+
+
+async def test_requests_and_answers_may_be_longer_than_a_message(tmp_path: Path, rootless: bool) -> None:
+    """What a container writes must not end the sandbox: \\x01 becomes six bytes of JSON."""
+    async with open_sandbox(str(tmp_path), rootless=rootless) as sandbox:
+        path = f"{sandbox.run_dir}/containers/long"
+        content = b"\x01" * (1 << 20)
+        await sandbox.write_files({path: (0o600, content)})
+        assert content.decode() == await sandbox.read_text(path, limit=1 << 20)
+        found = await sandbox.look_in_root("/", [f"/proc/{number}" for number in range(30000)])
+        assert (found[1], len(found)) == ("directory", 30000)
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """In this process, as long as the block lasts."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, before[1]))
+    held: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_without_descriptors_one_request_fails_and_not_all_containers(
+    tmp_path: Path, rootless: bool
+) -> None:
+    async with open_sandbox(str(tmp_path), rootless=rootless) as sandbox:
+        with no_descriptors_left(), pytest.raises(OSError, match="than this process may have"):
+            await sandbox.open_socket(socket.AF_INET, socket.SOCK_DGRAM)
+        assert 0 == (await sandbox.run(["true"])).status
+
+
+async def test_directories_are_made_where_links_in_the_root_lead(tmp_path: Path, rootless: bool) -> None:
+    async with open_sandbox(str(tmp_path), rootless=rootless) as sandbox:
+        root = f"{sandbox.run_dir}/containers/root"
+        make = f"mkdir -p {root}/run {root}/var; cd {root}/var; ln -s /run run; ln -s ../run near; ln -s /no lost"
+        assert 0 == (await sandbox.run(["sh", "-c", make])).status
+        for path in ("/var/run/a/b", "var/near/../run/c", "/"):
+            await sandbox.make_dirs_in_root(root, path)
+        with pytest.raises(FileExistsError):
+            await sandbox.make_dirs_in_root(root, "/var/lost/d")
+        found = await sandbox.run(["find", f"{root}/run", f"{root}/var", "-type", "d", "-printf", "%P "])
+        assert [b"a", b"a/b", b"c"] == sorted(found.stdout.split())
 
 
 async def test_netns_has_loopback_and_gives_sockets(tmp_path: Path, rootless: bool) -> None:

@@ -28,6 +28,7 @@ from ctnr.bundles.seccomp import SeccompProfiles
 from ctnr.bundles.spec import Mount, encode
 from ctnr.bundles.store import Bundle
 from ctnr.bundles.users import ResolvedUser, UserFiles, read_user_files, resolve_user
+from ctnr.files import fill
 from ctnr.images.view import Image
 from ctnr.networks import Chosen
 from ctnr.ports import choose_ports
@@ -38,7 +39,7 @@ from supervisor.errors import SupervisorError
 from supervisor.readiness import check_ready, parse_ready
 from supervisor.restart import parse_restart_policy
 from supervisor.runtime.stdio import Stdio
-from supervisor.sandbox.sandbox import Ids
+from supervisor.sandbox.sandbox import Ids, python_argv
 from supervisor.spec import Built, ContainerSpec, Overlay, Prepared, Program
 
 KERNEL_FILES = tuple(Mount(destination=path, type="none", source="") for path in ("/dev", "/proc", "/sys"))
@@ -189,7 +190,7 @@ class Assembly:
                 continue
             try:
                 done = await sandbox.run(
-                    ["cp", "-a", "/proc/self/fd/9/.", copy.directory], pass_fds={9: source}
+                    python_argv("ctnr.files.fill", copy.directory), pass_fds={fill.IMAGE: source}
                 )
             finally:
                 os.close(source)

@@ -85,8 +85,9 @@ async def _check_in_volume(place: Place, mount: Mount, path: str, command: str) 
 
     def read() -> tuple[int, bytes, int] | None:
         try:
-            program = os.open(
-                f"{mount.source}{path.removeprefix(mount.destination)}", os.O_RDONLY | os.O_CLOEXEC
+            program = os.open(  # whoever has the volume may put a FIFO or a link there at any time
+                f"{mount.source}{path.removeprefix(mount.destination)}",
+                os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK,
             )
         except OSError:  # not ours to look into
             return None

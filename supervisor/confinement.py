@@ -7,8 +7,8 @@ container's first process, which the runtime starts inside it; one that comes la
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,18 +36,18 @@ class Confinement:
         self.limits: Limits = container.limits
         self._container = container
         self._realm = realm
-        self._teardown: Teardown | None = None
         self._changing = trio.Lock()
+        self._starts = 0  # of further programs, under way
+        self._started = trio.Event()  # the last of them has; a new one each time
 
     async def set_up(self, teardown: Teardown) -> None:
         """The cgroup that the spec's limits need, if any. Raises: LimitError."""
-        self._teardown = teardown
         rules = self._container.spec.device_rules
         controllers = (*self.limits.controllers, *(("devices",) if rules else ()))
         teardown.push("remove the cgroup", self._remove)
         if controllers:
-            await self._need(controllers)
-            assert self.group is not None
+            await self._realm.cgroups.claim(controllers)
+            self.group = self._extended(controllers)
             self.group.apply(self.limits, spare_pids=SPARE_PIDS.get(self._realm.runtime.name, 32))
             if rules:
                 self.group.allow_devices(rules)
@@ -64,13 +64,32 @@ class Confinement:
 
     @contextmanager
     def joins(self) -> Iterator[Sequence[int]]:
-        """For `Runtime.run` and `Runtime.exec`. Raises: OSError."""
+        """For `Runtime.run`. Raises: OSError."""
         if self.group is None:
             yield ()
         else:
             beside = self.cgroup_version == 2 and self._realm.runtime.name == "runc"
             with self.group.joins(RUNC_LEAF if beside else "") as descriptors:
                 yield descriptors
+
+    @asynccontextmanager
+    async def joins_running(self) -> AsyncIterator[Sequence[int]]:
+        """As `joins`, for `Runtime.exec`. A pause waits: what the runtime has half done would freeze, and init with it,
+        which waits for that. So does a group that is made: it would not find the new program.
+
+        Raises: WrongState, OSError.
+        """
+        async with self._changing:
+            self.check_not_paused()
+            self._starts += 1
+        try:
+            with self.joins() as descriptors:
+                yield descriptors
+        finally:
+            self._starts -= 1
+            if not self._starts:
+                self._started.set()
+                self._started = trio.Event()
 
     def settle(self) -> None:
         """The runtime has gone: from here the limit on processes is the container's alone."""
@@ -109,6 +128,7 @@ class Confinement:
         async with self._changing:
             self._check_running()
             self.check_not_paused()
+            await self._wait_no_starts()
             await self._take_in(("freeze",))
             assert self.group is not None
             at_end = self.group.open_thaw()
@@ -171,28 +191,34 @@ class Confinement:
             name = self._container.name
             raise WrongState(f"container {name} is not running", cure=f"ctnr start {name}")
 
-    async def _need(self, controllers: Iterable[str]) -> None:
-        cgroups, container = self._realm.cgroups, self._container.id
-        await cgroups.claim(controllers)
-        if self.group is None:
-            self.group = Group()
-        cgroups.extend(self.group, container, controllers)
+    async def _wait_no_starts(self) -> None:
+        """None begins as long as `_changing` is ours."""
+        while self._starts:
+            await self._started.wait()
 
-    async def _take_in(self, controllers: Iterable[str]) -> None:
-        """A group with these controllers around all processes. Raises: LimitError."""
-        if self.group is not None and self.group.has(controllers):
+    def _extended(self, controllers: Iterable[str]) -> Group:
+        """The group, with these controllers too. Raises: LimitError."""
+        group = self.group = self.group or Group()
+        self._realm.cgroups.extend(group, self._container.id, controllers)
+        return group
+
+    async def _take_in(self, controllers: Sequence[str]) -> None:
+        """A group with these controllers around all processes. Raises: WrongState, LimitError."""
+        if not controllers or (self.group is not None and self.group.has(controllers)):
             return
-        await self._need(controllers)
-        first = self._container.host_pid
-        if self.group is None or first is None:
+        await self._wait_no_starts()
+        await self._realm.cgroups.claim(controllers)
+        self._check_running()  # its cgroup goes with it
+        group, first = self._extended(controllers), self._container.host_pid
+        if first is None:
             return
         for _ in range(ROUNDS):
-            outside = set(list_members([first]).get(first, ())) - self.group.members()
+            outside = set(list_members([first]).get(first, ())) - group.members()
             outside = {pid for pid in outside if read_status(pid).get("State", "X")[0] not in "XZ"}
             if not outside:  # what is in brings its children in
                 return
             for pid in outside:
-                self.group.add(pid)
+                group.add(pid)
             await trio.lowlevel.checkpoint()
         raise LimitError(
             f"cgroup: container {self._container.name} makes processes faster than they can be moved"

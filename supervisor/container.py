@@ -509,7 +509,7 @@ class Container:
         sandbox = self._realm.sandbox
         await sandbox.call("make_dirs", paths=[directory], mode=0o700)
         try:
-            with self.confinement.joins() as joins:
+            async with self.confinement.joins_running() as joins:
                 started = await self._realm.runtime.exec(self.id, directory, process, stdio, joins)
         finally:
             with trio.CancelScope(shield=True):

@@ -102,14 +102,15 @@ class Health:
 
 async def watch(
     health: Health,
-    ask: Callable[[], Awaitable[ProbeResult]],
+    ask: Callable[[], Awaitable[ProbeResult | None]],
     is_paused: Callable[[], bool],
     changed: Callable[[], Awaitable[None]],
 ) -> None:
     """Check for ever, from the start of a round; one check at a time, none while the container is paused.
 
-    As long as it is `starting` there are early checks beside those that are due: one right after the start, and then
-    at pauses that grow, so that who waits for it does not wait for an interval.
+    `ask` gives None where it was paused just then. As long as it is `starting` there are early checks beside those that
+    are due: one right after the start, and then at pauses that grow, so that nobody waits for an interval who waits for
+    it.
     """
     began = trio.current_time()
     due, early_pause = began + health.pause(0), FIRST_EARLY_SECONDS
@@ -123,7 +124,9 @@ async def watch(
         if not is_paused():
             result = await ask()
             took = trio.current_time() - began
-            if not (result.status and is_paused()) and health.take(result, took, early=at < due):
+            if result is None or (result.status and is_paused()):
+                pass  # it was paused meanwhile
+            elif health.take(result, took, early=at < due):
                 await changed()
         if at == due or health.status is not HealthStatus.STARTING:
             now = trio.current_time()

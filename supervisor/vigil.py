@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from supervisor.errors import SupervisorError
+from supervisor.errors import SupervisorError, WrongState
 from supervisor.health import Health, HealthStatus, OnFailure, ProbeResult, probe, watch
 from supervisor.line_search import LineSearch
 from supervisor.readiness import ReadyBy, hear_notices, wait_listening
@@ -101,12 +101,22 @@ class Vigil:
         try:
             await watch(
                 self.health,
-                partial(probe, container, self.health.check),
+                self._probe,
                 lambda: container.observed_state is State.PAUSED,
                 partial(self._health_changed, act=True),
             )
         except SupervisorError as exc:  # it ends, or its sandbox has
             log.info("health_check_ended", id=container.id, error=str(exc))
+
+    async def _probe(self) -> ProbeResult | None:
+        """None if somebody has paused it before the check could begin."""
+        assert self.health is not None
+        try:
+            return await probe(self._container, self.health.check)
+        except WrongState:
+            if self._container.observed_state is State.PAUSED:
+                return None
+            raise
 
     async def _health_changed(self, *, act: bool) -> None:
         assert self.health is not None

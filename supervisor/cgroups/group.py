@@ -49,8 +49,9 @@ class Group:
         opened: list[int] = []
         try:
             for directory in self.directories:
-                with suppress(FileExistsError):
-                    os.mkdir(f"{directory}/{leaf}", 0o755)
+                if leaf:
+                    with suppress(FileExistsError):
+                        os.mkdir(f"{directory}/{leaf}", 0o755)
                 opened.append(os.open(f"{directory}/{leaf}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
             yield opened
         finally:

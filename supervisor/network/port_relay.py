@@ -39,7 +39,7 @@ class PortRelay:
         the host's loopback, and of another family.
         """
         self._sandbox, self._netns, self._addresses = sandbox, netns, dict(addresses)
-        self._names_callers: bool | None = None  # once that is known
+        self._names_callers: frozenset[int] | None = None  # in these address families, once that is known
         self._numbers = itertools.count(1)
         self._listeners: dict[PortMapping, tuple[int, socket.socket]] = {}
         self._control: trio.socket.SocketType | None = None
@@ -59,7 +59,8 @@ class PortRelay:
 
     def keeps_source(self, mapping: PortMapping) -> bool:
         """Whether the container sees the address of a peer that is another host."""
-        return bool(self._names_callers) and (":" in self._address_for(mapping)) == mapping.is_ipv6
+        address = self._address_for(mapping)
+        return (":" in address) == mapping.is_ipv6 and self._is_named(address)
 
     async def publish(self, mapping: PortMapping) -> None:
         """Listen on the host, and carry what comes to the container's port. TCP only, IPv4 and IPv6.
@@ -92,7 +93,10 @@ class PortRelay:
             await self._ask(f"del {number}")  # its copy holds the port
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled: a relay as soon as there is a port, and another one when it dies. Raises: SandboxError."""
+        """Until cancelled: a relay as soon as there is a port, and another one when it dies.
+
+        Raises: SandboxError; OSError, AttachmentError if there can't be a first one.
+        """
         pause = FIRST_PAUSE_SECONDS
         try:
             task_status.started()
@@ -105,10 +109,12 @@ class PortRelay:
                 if trio.current_time() - began > STEADY_SECONDS:
                     pause = FIRST_PAUSE_SECONDS
                 log.warning("port_relay_ended", status=status, restart_seconds=pause)
-                await self._end()
-                await trio.sleep(pause)
-                pause = min(pause * 2, LAST_PAUSE_SECONDS)
-                await self._start()
+                is_back = False
+                while not is_back:
+                    await self._end()
+                    await trio.sleep(pause)
+                    pause = min(pause * 2, LAST_PAUSE_SECONDS)
+                    is_back = await self._try_start()
         finally:
             self._has_ended = True
             await self._end()
@@ -126,6 +132,15 @@ class PortRelay:
             for mapping, (number, listener) in list(self._listeners.items()):
                 await self._add(mapping, number, listener)
 
+    async def _try_start(self) -> bool:
+        """The container is not to end for want of a descriptor or a process, now that it runs. Raises: SandboxError."""
+        try:
+            await self._start()
+        except (OSError, AttachmentError) as exc:
+            log.warning("port_relay_not_started", error=str(exc))
+            return False
+        return True
+
     async def _end(self) -> None:
         with trio.CancelScope(shield=True):
             async with self._asking:  # whoever asks meanwhile has its answer, or finds nobody to ask
@@ -138,27 +153,38 @@ class PortRelay:
 
     async def _add(self, mapping: PortMapping, number: int, listener: socket.socket) -> None:
         address = self._address_for(mapping)
-        stand_in = self._addresses[address] if self._names_callers else "-"
+        stand_in = self._addresses[address] if self._is_named(address) else "-"
         text = f"add {number} {address} {mapping.container_port} {stand_in}"
-        await self._ask(text, (listener.fileno(),))
+        if (await self._ask(text, (listener.fileno(),))).startswith(b"full"):
+            raise AttachmentError(
+                f"publish host port {mapping.host_text()}: the port relay has no descriptor left for it",
+                cure="end some of the connections, or raise the limit of open files and restart the container",
+            )
 
     def _address_for(self, mapping: PortMapping) -> str:
         """The container's, of the same family if it has one."""
         same = (one for one in self._addresses if (":" in one) == mapping.is_ipv6)
         return next(same, None) or next(iter(self._addresses))
 
-    async def _ask(self, text: str, descriptors: tuple[int, ...] = ()) -> None:
+    def _is_named(self, address: str) -> bool:
+        """Whether a call to that address of the container's can come from its caller's own."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return self._names_callers is not None and family in self._names_callers
+
+    async def _ask(self, text: str, descriptors: tuple[int, ...] = ()) -> bytes:
         """Shielded: half a question would be answered to the next. A relay that is gone gets it when it is back."""
+        answer = b""
         if self._control is None:
-            return
+            return answer
         with trio.CancelScope(shield=True, deadline=trio.current_time() + ANSWER_SECONDS) as scope:
             try:
                 await self._control.sendmsg([text.encode()], rights(descriptors))
-                await self._control.recv(512)
+                answer = await self._control.recv(512)
             except (BrokenPipeError, ConnectionResetError):
-                return
+                pass
         if scope.cancelled_caught:
             raise AttachmentError(f"the port relay did not answer within {ANSWER_SECONDS} s")
+        return answer
 
 
 async def relay_tcp(

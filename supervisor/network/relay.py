@@ -6,8 +6,8 @@ between. No byte passes through Python. It calls from the peer's own address (IP
 made ready for that (reply_routes.py).
 
 Control socket (SOCK_SEQPACKET, descriptor 3): `add NUMBER ADDRESS PORT STAND_IN` with a listening socket, `del NUMBER`;
-each is answered with `ok NUMBER`. STAND_IN is for callers whose address can't be used, and `-` where none can. At the
-control socket's end the relay exits.
+each is answered with `ok NUMBER`, or with `full NUMBER` where there was no room for the socket. STAND_IN is for callers
+whose address can't be used, and `-` where none can. At the control socket's end the relay exits.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import fcntl
 import posix
 import select
 import sys
+import time
 from _socket import (
     AF_INET,
     AF_INET6,
@@ -45,6 +46,7 @@ LOCAL = ("127.", "::1", "fe80:")  # addresses of callers that mean something els
 PIPE_BYTES = 1 << 20
 F_SETPIPE_SZ = 1031
 SPLICE = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+PAUSE_SECONDS = 1.0  # until it is tried again whether there is room
 TURN = 8  # moves of one connection before the others have theirs
 UP, DOWN = 1, 2  # from the client, to it
 SPARE_PIPES = 4
@@ -234,6 +236,7 @@ class Relay:
         self._poll = select.epoll()
         self._listeners: dict[int, Port] = {}  # by descriptor
         self._paused = False  # out of descriptors
+        self._resume_at = 0.0
         self._pending: dict[int, tuple[socket, socket]] = {}  # being connected, by the server's descriptor
         self._connections: dict[int, Connection] = {}  # by either descriptor
         self._busy: dict[Connection, int] = {}  # what can be moved
@@ -242,7 +245,7 @@ class Relay:
 
     def run(self) -> None:
         while True:
-            for descriptor, events in self._poll.poll(0 if self._busy else -1):
+            for descriptor, events in self._poll.poll(self._patience()):
                 if descriptor == self._control.fileno():
                     if not self._obey():
                         return
@@ -259,12 +262,24 @@ class Relay:
                 self._move(connection, which)
             while len(self._pipes) > SPARE_PIPES:
                 self._pipes.pop().close()
+            if (
+                self._paused and time.monotonic() >= self._resume_at
+            ):  # it may be others who have all there are
+                self._pause(paused=False)
+
+    def _patience(self) -> float:
+        if self._busy:
+            return 0
+        return max(self._resume_at - time.monotonic(), 0) if self._paused else -1
 
     def _obey(self) -> bool:
         data, ancillary, _, _ = self._control.recvmsg(512, CMSG_SPACE(4), MSG_CMSG_CLOEXEC)
         if not data:
             return False
         word, number, *rest = data.decode().split()
+        if word == "add" and not ancillary:
+            self._control.send(b"full " + number.encode())
+            return True
         if word == "add":
             listener = socket(fileno=int.from_bytes(ancillary[0][2], sys.byteorder))
             self._listeners[listener.fileno()] = Port(int(number), listener, rest[0], int(rest[1]), rest[2])
@@ -300,8 +315,8 @@ class Relay:
         self._poll.register(server.fileno(), select.EPOLLOUT)
 
     def _pause(self, *, paused: bool) -> None:
-        """Take no more connections until one has ended: there are no descriptors for them."""
-        self._paused = paused
+        """Take no more connections until one has ended, or some time is over: there are no descriptors for them."""
+        self._paused, self._resume_at = paused, time.monotonic() + PAUSE_SECONDS
         for descriptor in self._listeners:
             self._poll.modify(descriptor, 0 if paused else select.EPOLLIN)
 

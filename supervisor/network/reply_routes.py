@@ -71,20 +71,21 @@ def _add(sock: socket.socket, ifname: str, address: str, gateway: str, table: in
     _add_rule(sock, family, (_FRA_SRC, interface.ip.packed), table, REPLIES_PRIORITY, source_bits=bits)
 
 
-async def route_relayed(sandbox: Sandbox, netns: str, mark: int) -> bool:
+async def route_relayed(sandbox: Sandbox, netns: str, mark: int) -> frozenset[int]:
     """Keep what bears `mark` inside, and let accepted connections bear that of their first packet (tcp_fwmark_accept).
 
-    False where the kernel can't.
+    Returns the address families for which the kernel can: a machine may be without IPv6, or without its rules.
     """
+    found: set[int] = set()
     try:
         await sandbox.call("sysctl", netns=netns, settings={"net/ipv4/tcp_fwmark_accept": "1"})
         with await open_socket_in(sandbox, netns) as sock:
             for family in (socket.AF_INET, socket.AF_INET6):
                 _add_local(sock, family, mark)
+                found.add(family)
     except OSError as exc:
-        log.info("relayed_route_refused", error=str(exc))
-        return False
-    return True
+        log.info("relayed_route_refused", able=sorted(found), error=str(exc))
+    return frozenset(found)
 
 
 def _add_local(sock: socket.socket, family: int, mark: int) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from supervisor.errors import AttachmentError
 from supervisor.network.port_relay import PortRelay
 from supervisor.network.ports import PortMapping, PortTaken, reserve_ports
 from supervisor.sandbox.sandbox import Sandbox, open_sandbox
+from tests.ns.supervisor.helpers import no_descriptors_for
 
 # answers each connection with the digest of all that it got, after the client has ended its side
 DIGEST = """
@@ -117,8 +119,10 @@ async def test_connections_that_rest_hold_no_pipes(tmp_path: Path) -> None:
         clients = [await trio.open_tcp_stream("127.0.0.1", mapping.host_port) for _ in range(30)]
         for client in clients:
             await client.send_all(b"something")
-        links = sandbox.outer_path(f"/proc/{relay.pid}/fd")
         with trio.fail_after(10):
+            while not relay.pid:  # noqa: ASYNC110 -- it comes with the first port: clients may be faster
+                await trio.sleep(0.01)
+            links = sandbox.outer_path(f"/proc/{relay.pid}/fd")
             sockets = pipes = 0
             while sockets < 2 * len(clients) or pipes > 2 * 4:
                 await trio.sleep(0.02)
@@ -239,3 +243,67 @@ class _CancelAtStep(trio.abc.Instrument):
         self._left -= 1
         if self._left == 0:
             self._scope.cancel()
+
+
+async def test_without_ipv6_the_addresses_of_ipv4_callers_arrive_all_the_same(tmp_path: Path) -> None:
+    async with open_sandbox(str(tmp_path), rootless=True) as sandbox, trio.open_nursery() as nursery:
+        netns = f"{sandbox.run_dir}/netns/relayed"
+        await sandbox.new_netns(netns)
+        await sandbox.call("sysctl", netns=netns, settings={"net/ipv6/conf/all/disable_ipv6": "1"})
+        relay = PortRelay(sandbox, netns, {"10.0.2.100": "10.0.2.2", "fd00::100": "fd00::2"})
+        await nursery.start(relay.run)
+        four, six = free(), free(host_ip="::1")
+        await relay.publish(four)
+        await relay.publish(six)
+        assert (relay.keeps_source(four), relay.keeps_source(six)) == (True, False)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_came_when_there_was_no_descriptor_is_served_when_there_is(tmp_path: Path) -> None:
+    """It may be the machine that has no more of them: none of the relay's own connections ends then."""
+    async with relayed(tmp_path) as (sandbox, relay):
+        mapping = free()
+        await relay.publish(mapping)
+        with trio.fail_after(20):
+            assert await ask(mapping, b"before")
+            pid = sandbox.host_pid(relay.pid)
+            assert pid is not None
+            with no_descriptors_for(pid):
+                first = await trio.open_tcp_stream("127.0.0.1", mapping.host_port)
+                await trio.sleep(0.3)
+            await first.send_eof()
+            assert len(await first.receive_some(1)) == 1
+            await first.aclose()
+
+
+async def test_a_port_for_which_the_relay_has_no_descriptor_leaves_it_alive(tmp_path: Path) -> None:
+    async with relayed(tmp_path) as (sandbox, relay):
+        one, other = free(), free()
+        await relay.publish(one)
+        client = await trio.open_tcp_stream("127.0.0.1", one.host_port)
+        await client.send_all(b"so far")
+        await trio.sleep(0.1)
+        first, pid = relay.pid, sandbox.host_pid(relay.pid)
+        assert pid is not None
+        with no_descriptors_for(pid), pytest.raises(AttachmentError, match="no descriptor left"):
+            await relay.publish(other)
+        assert (relay.published, relay.pid) == ((one,), first)
+        await relay.publish(other)
+        await client.send_eof()
+        with trio.fail_after(10):
+            assert (await client.receive_some(64)).startswith(hashlib.sha256(b"so far").hexdigest().encode())
+        await client.aclose()
+
+
+async def test_a_relay_that_cannot_be_started_again_at_once_comes_later(tmp_path: Path) -> None:
+    async with relayed(tmp_path) as (sandbox, relay):
+        mapping = free()
+        await relay.publish(mapping)
+        assert await ask(mapping, b"now")
+        first = relay.pid
+        await sandbox.call("kill", pid=first, signal=9, group=False)
+        with no_descriptors_for(os.getpid()):
+            await trio.sleep(0.2)
+            assert relay.pid == 0
+        with trio.fail_after(10):
+            assert await ask(mapping, b"later")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,14 @@ async def said_by(bundle: Path, args: Sequence[str], *, rootless: bool, **more: 
         with trio.fail_after(20):
             status = await container.wait()
     return status, outlet.close().decode()
+
+
+@contextmanager
+def no_descriptors_for(pid: int) -> Iterator[None]:
+    """The process keeps those that it has, and gets no more: 0, 1 and 2 are taken."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)

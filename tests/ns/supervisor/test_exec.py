@@ -5,13 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from supervisor import Completed, SupervisorError, open_supervisor
+from supervisor.container import Container
 from supervisor.errors import CommandNotFound, RuntimeFailed, WrongState
+from supervisor.runtime.stdio import Stdio
+from supervisor.spec import Program, State
 from tests.ns.supervisor.helpers import KINDS, spec
 
 SLEEP = ["sleep", "1000"]
@@ -141,3 +145,45 @@ async def test_logs_are_read_and_followed(bundle: Path, tmp_path: Path) -> None:
     async with open_supervisor() as supervisor, supervisor.run(spec(bundle, SLEEP)) as silent:
         with pytest.raises(SupervisorError, match="no log"):
             silent.logs()
+
+
+async def test_a_pause_that_comes_as_a_program_starts(bundle: Path) -> None:
+    """init waits for what it starts, and must not have to wait for a frozen one."""
+    made = spec(bundle, SLEEP)
+
+    async def build_process(container: Container, program: Program, stdio: Stdio) -> bytes:
+        if program.args == ["paused"]:
+            await container.confinement.pause()
+        return await made.build_process(container, program, stdio)
+
+    request = replace(made, build_process=build_process)
+    async with open_supervisor() as supervisor, supervisor.run(request) as container:
+        await container.confinement.pause()
+        await container.confinement.unpause()  # from here on it has a cgroup, in which programs are started
+        with trio.fail_after(20), pytest.raises(WrongState, match="paused"):
+            await container.exec(["paused"])
+        assert (await container.sandbox.run(["true"])).status == 0
+        await container.confinement.unpause()
+        assert (await container.exec(["true"])).status == 0
+
+
+async def test_pauses_among_programs_that_start(bundle: Path) -> None:
+    async with open_supervisor() as supervisor, supervisor.run(spec(bundle, SLEEP)) as container:
+
+        async def start_some() -> None:
+            for _ in range(10):
+                try:
+                    await container.exec(["true"])
+                except WrongState:
+                    await trio.sleep(0.005)
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(start_some)
+                for _ in range(10):
+                    await container.confinement.pause()
+                    assert container.observed_state is State.PAUSED
+                    await container.confinement.unpause()
+                    await trio.sleep(0.01)
+        assert (await container.exec(["true"])).status == 0

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ import trio
 
 from supervisor.errors import SandboxError
 from supervisor.sandbox.sandbox import PACKAGES, Sandbox, open_sandbox
+from tests.ns.supervisor.helpers import no_descriptors_for
 
 pytestmark = pytest.mark.parametrize("rootless", [False, True], ids=["plain", "userns"])
 
@@ -77,28 +75,11 @@ async def test_requests_and_answers_may_be_longer_than_a_message(tmp_path: Path,
         assert (found[1], len(found)) == ("directory", 30000)
 
 
-@contextmanager
-def no_descriptors_left() -> Iterator[None]:
-    """In this process, as long as the block lasts."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, before[1]))
-    held: list[int] = []
-    try:
-        with suppress(OSError):
-            while True:
-                held.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-        yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 async def test_without_descriptors_one_request_fails_and_not_all_containers(
     tmp_path: Path, rootless: bool
 ) -> None:
     async with open_sandbox(str(tmp_path), rootless=rootless) as sandbox:
-        with no_descriptors_left(), pytest.raises(OSError, match="than this process may have"):
+        with no_descriptors_for(os.getpid()), pytest.raises(OSError, match="than this process may have"):
             await sandbox.open_socket(socket.AF_INET, socket.SOCK_DGRAM)
         assert 0 == (await sandbox.run(["true"])).status
 

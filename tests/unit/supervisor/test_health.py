@@ -45,21 +45,22 @@ def test_the_first_success_ends_the_start_period() -> None:
 
 async def played(
     check: HealthCheck,
-    statuses: list[int],
+    statuses: list[int | None],
     *,
     seconds: float,
     takes: float = 0,
     paused: Callable[[], bool] = lambda: False,
 ) -> tuple[list[float], list[str]]:
-    """At what times it was asked, and what it became, within so many seconds."""
+    """At what times it was asked, and what it became, within so many seconds. A status of None is none."""
     asked: list[float] = []
     became: list[str] = []
     health = Health(check)
 
-    async def ask() -> ProbeResult:
+    async def ask() -> ProbeResult | None:
         asked.append(trio.current_time())
         await trio.sleep(takes)
-        return result(statuses.pop(0) if statuses else 0)
+        status = statuses.pop(0) if statuses else 0
+        return None if status is None else result(status)
 
     async def changed() -> None:
         became.append(health.status)
@@ -79,7 +80,7 @@ async def test_checks_come_an_interval_apart(autojump_clock: trio.testing.MockCl
 async def test_until_it_is_healthy_it_is_asked_early_and_those_failures_do_not_count(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    failing = [1] * 100
+    failing: list[int | None] = [1] * 100
     asked, became = await played(CHECK, failing, seconds=94, takes=1)
     counted = [30, 61, 92]
     assert rounded(asked) == [0.1, 1.3, 2.7, 4.5, 7.1, 11.3, 18.7, 30, 43.8, 61, 87.6, 92]
@@ -114,3 +115,11 @@ def rounded(times: list[float]) -> list[float]:
 async def test_what_is_paused_is_not_asked(autojump_clock: trio.testing.MockClock) -> None:
     asked, _ = await played(CHECK, [], seconds=130, paused=lambda: trio.current_time() < 70)
     assert asked == [90, 120]
+
+
+async def test_one_that_is_paused_before_its_check_begins_is_checked_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    asked, became = await played(CHECK, [0, None, 1, 1, 1], seconds=130)
+    assert rounded(asked) == [0.1, 30.1, 60.1, 90.1, 120.1]
+    assert became == ["healthy", "unhealthy"]

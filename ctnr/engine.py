@@ -251,16 +251,9 @@ class Engine:
             volume_path=self.volumes.path, anonymous=bundle.volumes if bundle is not None else {},
         )  # fmt: skip
 
-    async def size(self, record: Record) -> int:
-        """Bytes on disk of what a container has written: files of subordinate ids, so the sandbox counts."""
-        return await self.disk_usage(f"{self.bundles.root}/{record.bundle}/upper", record.request.rootless)
-
-    async def disk_usage(self, directory: str, rootless: bool = False) -> int:
-        """Bytes on disk of a tree; 0 if it is not there."""
-        if not os.path.isdir(directory):
-            return 0
-        done = await (await self.sandbox(rootless)).run(["du", "-sxB1", directory])
-        return int(done.stdout.split()[0]) if done.stdout else 0
+    async def tree_sizes(self, paths: Sequence[str]) -> dict[str, int]:
+        """Bytes on disk of trees: there are files of subordinate ids, so the sandbox counts. Raises: SandboxError."""
+        return await (await self.sandbox()).tree_sizes(paths) if paths else {}
 
     def live(self, record: Record) -> Container | None:
         """The container of a record, if it runs or is being started."""

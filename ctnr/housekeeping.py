@@ -7,7 +7,7 @@ from typing import Any
 from ctnr import requests
 from ctnr.engine import Engine
 from ctnr.images.fsck import Verdict, check_store, repair_store
-from ctnr.images.garbage import collect_garbage
+from ctnr.images.garbage import Dropped, collect_garbage
 from ctnr.images.progress import Report
 from ctnr.images.view import Image
 from supervisor.errors import SupervisorError
@@ -52,10 +52,11 @@ async def remove_images(engine: Engine, request: requests.ImageRemove) -> list[s
     return told
 
 
-async def collect_images(engine: Engine, request: requests.ImageGc) -> dict[str, int]:
+async def collect_images(engine: Engine, request: requests.ImageGc) -> Dropped:
     return await collect_garbage(
-        engine.images, sandbox=engine.sandbox, used=lambda: used_images(engine), every=request.all
-    )
+        engine.images, sandbox=engine.sandbox, used=lambda: used_images(engine), every=request.all,
+        among=request.among,
+    )  # fmt: skip
 
 
 async def check_images(engine: Engine, request: requests.ImageFsck) -> Verdict:
@@ -87,17 +88,22 @@ async def delete_bundles(engine: Engine, request: requests.BundleDelete) -> list
     return list(request.names)
 
 
-async def collect_bundles(engine: Engine) -> list[str]:
-    """Remove bundles of containers that nobody knows any more."""
-    known = engine.records.bundles()
-    stale = [name for name, file in engine.bundles.all().items() if not file.named and name not in known]
+async def collect_bundles(engine: Engine) -> dict[str, Any]:
+    """Remove bundles of containers that nobody knows any more: {"bundles": [NAME, …], "bytes": N}."""
+    uppers = {name: engine.bundles.upper(name) for name in stale_bundles(engine)}
+    sizes = await engine.tree_sizes(list(uppers.values()))
     removed = []
-    for name in stale:
+    for name in uppers:
         if not engine.bundles.is_busy(name):
-            sandbox = await engine.sandbox()
-            await _delete(engine, name, sandbox)
+            await _delete(engine, name, await engine.sandbox())
             removed.append(name)
-    return removed
+    return {"bundles": removed, "bytes": sum(sizes[uppers[name]] for name in removed)}
+
+
+def stale_bundles(engine: Engine) -> list[str]:
+    """Those that have no name and no container."""
+    known = engine.records.bundles()
+    return [name for name, file in engine.bundles.all().items() if not file.named and name not in known]
 
 
 async def _delete(engine: Engine, name: str, sandbox: Sandbox) -> None:

@@ -172,6 +172,7 @@ class ImageGc(Request, tag="image-gc"):
     """Drop untagged images, and blobs and layers that nothing refers to."""
 
     all: bool = False  # also tagged images that no bundle uses
+    among: tuple[str, ...] | None = None  # none but these images, by id
 
 
 class ImageFsck(Request, tag="image-fsck"):
@@ -202,6 +203,10 @@ class BundleGc(Request, tag="bundle-gc"):
 
 class Info(Request, tag="info"):
     pass
+
+
+class DiskUsage(Request, tag="disk-usage"):
+    """Bytes on disk, as a list of `ctnr.disk_usage.Usage`."""
 
 
 class ServiceStatus(Request, tag="service-status"):

@@ -132,6 +132,10 @@ class BundleStore:
                 raise
             os.close(lock)
 
+    def upper(self, name: str) -> str:
+        """What has been written in a bundle, which may not be there."""
+        return f"{self.root}/{name}/upper"
+
     async def empty(self, bundle: Bundle, sandbox: Sandbox) -> None:
         """Forget what was written in it. Its files may belong to subordinate ids, so the sandbox removes them."""
         await sandbox.remove_tree(bundle.upper, bundle.work)

@@ -56,9 +56,8 @@ def delete(service: Service, options: Parsed) -> int:
 
 
 def collect(service: Service, options: Parsed) -> int:
-    removed = ask(service, base_request("bundle-gc"), tell=Teller())
-    if isinstance(removed, list):
-        write("".join(f"{name}\n" for name in removed))
+    gone = ask(service, base_request("bundle-gc"), tell=Teller())
+    write("".join(f"{name}\n" for name in gone["bundles"]))
     return 0
 
 

@@ -51,6 +51,7 @@ _FILTERS = {
     "ps": ("ps", "FILTERS"), "events": ("events", "FILTERS"), "container prune": ("life", "PRUNE_FILTERS"),
     "volume ls": ("volumes", "FILTERS"), "volume prune": ("volumes", "PRUNE_FILTERS"),
     "images": ("image_table", "FILTERS"), "image list": ("image_table", "FILTERS"),
+    "image gc": ("images", "PRUNE_FILTERS"), "system prune": ("disk", "FILTERS"),
 }  # fmt: skip
 _NAMED_BY = {
     "name": "CONTAINER", "id": "CONTAINER", "container": "CONTAINER", "before": "CONTAINER", "since": "CONTAINER",

@@ -18,7 +18,6 @@ CURES = {
     "save": "ctnr image export IMAGE docker-archive:FILE",
     "search": "skopeo list-tags docker://NAME tells the tags of an image",
     "secret": "ctnr run -v FILE:/run/secrets/NAME:ro",
-    "system": "ctnr info shows the host; container prune, image gc, net prune, bundle gc and volume prune remove",
     "image build": "buildah or podman build makes images; ctnr pull docker-archive:FILE takes them",
     "image history": "ctnr image inspect -f '{{json .history}}' IMAGE",
     "image load": "ctnr pull docker-archive:FILE, or oci-archive:FILE",

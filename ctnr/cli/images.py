@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ctnr.cli.filters import filter_option, parse_filters
 from ctnr.cli.grammar import Command, Option, Parsed
-from ctnr.cli.output import describe, list_rows, write, write_json
+from ctnr.cli.image_table import matching
+from ctnr.cli.output import describe, human_size, list_rows, write, write_json
 from ctnr.cli.request import base_request, pull_request, resolve_env, wants_progress, words
 from ctnr.cli.run import ARCH, IMAGE_POLICY, PLATFORM, PULL, QUIET, UNASKED
 from ctnr.cli.tell import Teller
@@ -15,9 +17,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ctnr.cli.filters import Filters
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
+PRUNE_FILTERS: dict[str, tuple[str, ...]] = {"label": (), "until": ()}
 TRANSPORTS = ("docker", "oci", "oci-archive", "docker-archive", "docker-daemon", "dir", "containers-storage")
 EXPORTS = ("oci", "oci-archive", "docker-archive", "dir")
 
@@ -103,8 +107,23 @@ def remove(service: Service, options: Parsed) -> int:
 
 
 def collect(service: Service, options: Parsed) -> int:
-    _print_removed(ask(service, {**base_request("image-gc"), "all": options.flag("all")}, tell=Teller()), [])
+    filters = parse_filters(options.list("filter"), PRUNE_FILTERS)
+    gone = remove_unused(service, filters, every=options.flag("all"))
+    write("".join(f"{image}\n" for image in gone["images"]))
+    write(f"Total reclaimed space: {human_size(gone['bytes'])}\n")
     return 0
+
+
+def remove_unused(service: Service, filters: Filters, *, every: bool) -> Event:
+    """Those without a name, or with `every` all that nobody uses: {"images": ids, "bytes": …}.
+
+    Raises: UsageError, ClientError.
+    """
+    request = {**base_request("image-gc"), "all": every}
+    if filters:
+        request["among"] = [image["id"] for image in matching(service, filters)]
+    gone: Event = ask(service, request, tell=Teller())
+    return gone
 
 
 def check(service: Service, options: Parsed) -> int:
@@ -210,6 +229,7 @@ COMMANDS = {
         "image gc", "", "Drop images without a name, and what no image needs.",
         (
             Option("all", "flag", "also images with a name that no container and no bundle uses", short="a"),
+            filter_option(PRUNE_FILTERS, ""),
             UNASKED,
         ),
         collect, most=0,

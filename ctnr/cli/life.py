@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ctnr.cli.filters import Filters
     from ctnr.client.connect import Service
     from ctnr.client.frames import Event
 
@@ -101,20 +102,26 @@ def rename(service: Service, options: Parsed) -> int:
 
 
 def prune(service: Service, options: Parsed) -> int:
-    """Remove those that do not run: they have ended, or were never started."""
-    filters = parse_filters(options.list("filter"), PRUNE_FILTERS)
+    gone = [row["id"] for row in ended(service, parse_filters(options.list("filter"), PRUNE_FILTERS))]
+    if gone:
+        do_each(service, "rm", gone, {"ignore": True})
+    return 0
+
+
+def ended(service: Service, filters: Filters, *, size: bool = False) -> list[Event]:
+    """Those that do not run: they have ended, or were never started; with `size` also what each has written.
+
+    Raises: UsageError, ClientError.
+    """
     before = [parse_moment(value, "--filter until") for key, value in filters if key == "until"]
-    rows: list[Event] = ask(service, {**base_request("ps"), "all": True}, tell=Teller())
-    gone = [
-        row["id"]
+    rows: list[Event] = ask(service, {**base_request("ps"), "all": True, "size": size}, tell=Teller())
+    return [
+        row
         for row in rows
         if row["state"] in ("created", "stopped")
         and matches(row, [one for one in filters if one[0] == "label"])
         and all(float(row["created"]) < moment for moment in before)
     ]
-    if gone:
-        do_each(service, "rm", gone, {})
-    return 0
 
 
 def wait(service: Service, options: Parsed) -> int:

@@ -85,6 +85,8 @@ COMMANDS = {
     "completion": ("completion", "print the completion script of a shell"),
     "info": ("system", "show the host: what is missing, and what cures it"),
     "version": ("system", "show the version"),
+    "system df": ("disk", "show what takes how much of the disk"),
+    "system prune": ("disk", "remove what nobody uses"),
     "supervisor status": ("system", "show the service of this user"),
     "supervisor start": ("system", "start the service of this user, and what is to run with it"),
     "supervisor stop": ("system", "end the service of this user"),
@@ -94,6 +96,7 @@ ALIASES = {
     "image prune": "image gc", "bundle ls": "bundle list", "bundle rm": "bundle delete", "bundle prune": "bundle gc",
     "container ls": "ps", "container list": "ps", "container ps": "ps", "list": "ps", "tag": "image tag",
     "untag": "image untag", "net list": "net ls", "net remove": "net rm", "port remove": "port rm",
+    "system info": "info",
     **{f"network {word}": f"net {word}" for word in
        ("ls", "inspect", "create", "rm", "prune", "check", "show", "connect", "disconnect")},
     "network list": "net ls", "network remove": "net rm", "volume list": "volume ls", "volume remove": "volume rm",
@@ -106,6 +109,7 @@ GROUPS = (
     "net",
     "network",
     "volume",
+    "system",
     "supervisor",
     "container",
 )
@@ -252,7 +256,7 @@ def _help(words: list[str], command: Command | None = None) -> int:
         return 0
     titles = {
         "": "Commands", "image": "Images", "bundle": "Bundles", "port": "Ports", "net": "Networks",
-        "volume": "Volumes", "supervisor": "Service",
+        "volume": "Volumes", "system": "Disk", "supervisor": "Service",
         "healthcheck": "Health", "generate": "Units", "container": "Containers",
     }  # fmt: skip
     words = ["net" if word == "network" else word for word in words]

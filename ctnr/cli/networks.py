@@ -69,9 +69,13 @@ def remove(service: Service, options: Parsed) -> int:
 
 
 def prune(service: Service, options: Parsed) -> int:
-    for name in _ask(service, "net-prune") or ():
-        write(f"{name}\n")
+    write("".join(f"{name}\n" for name in remove_unused(service)))
     return 0
+
+
+def remove_unused(service: Service) -> list[str]:
+    """Their names. Raises: ClientError."""
+    return _ask(service, "net-prune") or []
 
 
 def check(service: Service, options: Parsed) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import posix as os
-
+from ctnr.cli.asking import is_sure
 from ctnr.cli.filters import BOOLEAN, all_fit, filter_option, is_true, label_fits, name_fits, parse_filters
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.moment import parse_moment
@@ -64,38 +63,35 @@ def remove(service: Service, options: Parsed) -> int:
 
 def prune(service: Service, options: Parsed) -> int:
     """Data may be lost by it, so it asks; in a script only --force is an answer."""
-    filters = parse_filters(options.list("filter"), PRUNE_FILTERS)
-    before = [parse_moment(value, "--filter until") for key, value in filters if key == "until"]
-    wanted = [one for one in (*filters, ("dangling", "true")) if one[0] != "until"]
-    names = [
-        row["Name"]
-        for row in _rows(service)
-        if fits(row, wanted)
-        and all(parse_moment(row["CreatedAt"], "CreatedAt") < moment for moment in before)
-    ]
-    if names and not options.flag("force") and not _is_sure(names):
-        return 0
-    told: Event = {"volumes": [], "bytes": 0}
-    if names:
-        told = ask(service, {**base_request("volume-prune"), "names": names}, tell=Teller())
+    names = unused(service, parse_filters(options.list("filter"), PRUNE_FILTERS))
+    if names and not options.flag("force"):
+        text = f"These {len(names)} volumes, which no container has, will be removed with all that is in them:\n"
+        if not is_sure("volume prune", text + "".join(f"  {name}\n" for name in names), "Remove them?"):
+            return 0
+    told = remove_unused(service, names)
     write("".join(f"{name}\n" for name in told["volumes"]))
     write(f"Total reclaimed space: {human_size(told['bytes'])}\n")
     return 0
 
 
-def _is_sure(names: list[str]) -> bool:
-    """Raises: UsageError if nobody is there to ask."""
-    if not os.isatty(0):
-        raise UsageError(
-            "volume prune: nobody can be asked, standard input is no terminal", cure="add --force"
-        )
-    write(f"These {len(names)} volumes, which no container has, will be removed with all that is in them:\n")
-    write("".join(f"  {name}\n" for name in names) + "Remove them? [y/N] ")
-    try:
-        return os.read(0, 100).strip().lower() in (b"y", b"yes")
-    except KeyboardInterrupt:
-        write("\n")
-        raise
+def unused(service: Service, filters: Filters) -> list[str]:
+    """Names of those that nobody has. Raises: UsageError, ClientError."""
+    before = [parse_moment(value, "--filter until") for key, value in filters if key == "until"]
+    wanted = [one for one in (*filters, ("dangling", "true")) if one[0] != "until"]
+    return [
+        row["Name"]
+        for row in _rows(service)
+        if fits(row, wanted)
+        and all(parse_moment(row["CreatedAt"], "CreatedAt") < moment for moment in before)
+    ]
+
+
+def remove_unused(service: Service, names: list[str]) -> Event:
+    """{"volumes": those that nobody had meanwhile, "bytes": how many they took}. Raises: ClientError."""
+    gone: Event = {"volumes": [], "bytes": 0}
+    if names:
+        gone = ask(service, {**base_request("volume-prune"), "names": names}, tell=Teller())
+    return gone
 
 
 def fits(row: Event, filters: Filters) -> bool:

@@ -17,9 +17,12 @@ from supervisor.spec import State
 
 async def ps(engine: Engine, request: requests.Ps, connection: Connection) -> Any:
     rows = [engine.summary(record) for record in engine.records.all()]
-    for row in rows if request.size else ():
-        row["size_bytes"] = await engine.size(engine.records.get(row["id"]))
-    return [row for row in rows if request.all or row["state"] not in (State.CREATED, State.STOPPED)]
+    rows = [row for row in rows if request.all or row["state"] not in (State.CREATED, State.STOPPED)]
+    if request.size:
+        uppers = {row["id"]: engine.bundles.upper(row["bundle"]) for row in rows}
+        sizes = await engine.tree_sizes(list(uppers.values()))
+        rows = [{**row, "size_bytes": sizes[uppers[row["id"]]]} for row in rows]
+    return rows
 
 
 async def inspect(engine: Engine, request: requests.Inspect, connection: Connection) -> Any:

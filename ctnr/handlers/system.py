@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from ctnr import requests
+from ctnr.disk_usage import measure
 from ctnr.engine import Engine
 from ctnr.info import describe_host
 from ctnr.order import stop_all
@@ -16,6 +17,10 @@ from supervisor.service.server import Connection
 
 async def info(engine: Engine, request: requests.Info, connection: Connection) -> Any:
     return await describe_host(engine.supervisor, engine.store_dir)
+
+
+async def disk_usage(engine: Engine, request: requests.DiskUsage, connection: Connection) -> Any:
+    return await measure(engine)
 
 
 async def service_status(engine: Engine, request: requests.ServiceStatus, connection: Connection) -> Any:
@@ -42,6 +47,7 @@ async def service_stop(engine: Engine, request: requests.ServiceStop, connection
 
 TABLE: dict[type[msgspec.Struct], Any] = {
     requests.Info: info,
+    requests.DiskUsage: disk_usage,
     requests.ServiceStatus: service_status,
     requests.ServiceStart: service_start,
     requests.ServiceStop: service_stop,

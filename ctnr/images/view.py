@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
 from ctnr.images.catalog import Catalog, ImageFile
 from ctnr.images.layers import LayerStore
-from ctnr.images.manifest import ConfigLabels
+from ctnr.images.manifest import BrokenImage, ConfigLabels, Manifest, load
 from ctnr.images.reference import local_names
 from netconf.decode import UNREADABLE
 from supervisor.errors import NotFound
@@ -97,6 +99,14 @@ class StoreView:
 
     def blob(self, digest: str) -> str:
         return self.catalog.blob(digest)
+
+    def parts(self, file: ImageFile) -> tuple[set[str], set[str]]:
+        """The names of an image's blobs, and of its layers; some may not be there."""
+        blobs = {file.id, file.manifest}
+        with suppress(FileNotFoundError, BrokenImage):
+            manifest = load(self.catalog.read_blob(file.manifest), Manifest, "manifest")
+            blobs |= {layer.hex for layer in manifest.layers}
+        return blobs, {*file.layers, *file.diff_ids}
 
     def find_file(self, text: str) -> ImageFile | None:
         for name in local_names(text):

@@ -57,6 +57,16 @@ IMAGE = {
     "created": "2026-01-31T12:00:00Z", "added": 1.0, "layers": 1, "labels": {"tier": "front"},
 }  # fmt: skip
 
+USAGE = [
+    {"kind": "Images", "total": 1, "active": 1, "bytes": 5000, "reclaimable": 1000,
+     "rows": [{**IMAGE, "bytes": 4000, "shared": 1500, "containers": 1}]},
+    {"kind": "Containers", "total": 1, "active": 1, "bytes": 100, "reclaimable": 0,
+     "rows": [{**ROW, "bytes": 100, "local_volumes": 2}]},
+    {"kind": "Local Volumes", "total": 1, "active": 0, "bytes": 30, "reclaimable": 30,
+     "rows": [{"name": "data", "bytes": 30, "links": 0}]},
+    {"kind": "Bundles", "total": 0, "active": 0, "bytes": 0, "reclaimable": 0, "rows": []},
+]  # fmt: skip
+
 
 class FakeService:
     """Stands in for `ctnr.client.connect.Service`; `asked` is what came, `answers` maps an op to its events."""
@@ -89,6 +99,10 @@ class FakeService:
             "image-rm": [_result(["untagged: demo"])],
             "image-fsck": [_result({"images": 1, "layers": 1, "blobs": 3, "findings": []})],
             "image-config": [_result({"config": {"Cmd": ["sh"]}})],
+            "image-gc": [_result({"images": [IMAGE["id"]], "layers": 1, "blobs": 3, "bytes": 10_000})],
+            "bundle-gc": [_result({"bundles": [], "bytes": 0})],
+            "net-prune": [_result(["mine"])],
+            "disk-usage": [_result(USAGE)],
             "bundle-list": [_result([{"name": "work", "image": "demo", "created": 1.0, "running": False}])],
             "info": [
                 _result(

@@ -92,10 +92,18 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     "completion": ("completion bash", None),
     "info": ("info", requests.Info),
     "version": ("version", None),
+    "system df": ("system df -v", requests.DiskUsage),
+    "system prune": ("system prune -af", requests.ImageGc),
     "supervisor status": ("supervisor status", requests.ServiceStatus),
     "supervisor start": ("supervisor start", requests.ServiceStart),
     "supervisor stop": ("supervisor stop --force", requests.ServiceStop),
 }
+
+
+BEFORE = {
+    "volume prune": [requests.VolumeList],
+    "system prune": [requests.Ps, requests.BundleGc, requests.NetPrune],
+}  # what is asked first
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -105,7 +113,7 @@ def test_every_command_is_understood(ctnr: Ctnr, command: str) -> None:
     assert status == {"run": 7, "bundle run": 7, "exec": 3, "attach": 4}.get(command, 0), ctnr.err
     assert "ctnr:" not in ctnr.err
     asked = [type(request) for request in ctnr.service.asked]
-    assert asked == ([requests.VolumeList] * (command == "volume prune") + [kind] if kind else [])
+    assert asked == ([*BEFORE.get(command, ()), kind] if kind else [])
 
 
 def test_every_request_is_asked_by_some_command() -> None:
@@ -381,7 +389,10 @@ def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
         ("login", "login is not known here; skopeo login REGISTRY"),
         ("push demo", "push is not known here; ctnr image export IMAGE oci:DIR"),
         ("image save demo", "image save is not known here; ctnr image export"),
-        ("system prune -f", "system is not known here; ctnr info shows"),
+        ("system pune -f", "unknown command system pune; did you mean system prune?"),
+        ("system prune", "system prune: nobody can be asked, standard input is no terminal; add --force"),
+        ("system prune --filter=name=a", "with one of: label, until"),
+        ("system df -v --format={{.Type}}", "a template is for its short form; leave out --verbose"),
         ("image frob", "unknown command image frob; see ctnr help image"),
         ("supervisor foo", "unknown command supervisor foo; see ctnr help supervisor"),
         ("net prun", "unknown command net prun; did you mean net prune?"),
@@ -455,6 +466,58 @@ def test_volumes(ctnr: Ctnr) -> None:
     assert ctnr.out.startswith("data\n")
     assert ctnr("volume", "prune", "--force") == 0
     assert ctnr.out == "data\nTotal reclaimed space: 4.1 kB\n"
+
+
+def test_disk_usage(ctnr: Ctnr) -> None:
+    assert ctnr("system", "df") == 0
+    assert [re.split("   +", line.strip()) for line in ctnr.out.splitlines()] == [
+        ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"],
+        ["Images", "1", "1", "5 kB", "1 kB (20%)"],
+        ["Containers", "1", "1", "100 B", "0 B (0%)"],
+        ["Local Volumes", "1", "0", "30 B", "30 B (100%)"],
+        ["Bundles", "0", "0", "0 B", "0 B (0%)"],
+    ]
+    ctnr("system", "df", "--format", "{{.Type}}: {{.Reclaimable}} {{.RawSize}}")
+    assert ctnr.out.splitlines()[0] == "Images: 1 kB (20%) 5000"
+    ctnr("system", "df", "--format=json")
+    assert [one["TotalCount"] for one in json.loads(ctnr.out)] == [1, 1, 1, 0]
+    assert ctnr("system", "df", "-v") == 0
+    parts = [
+        [re.split("   +", line.strip()) for line in part.splitlines()] for part in ctnr.out.split("\n\n")
+    ]
+    assert [part[0][0] for part in parts[::2]] == [
+        f"{kind} space usage:" for kind in ("Images", "Containers", "Local Volumes", "Bundles")
+    ]
+    assert parts[1][1][-4:] == ["4 kB", "1.5 kB", "2.5 kB", "1"]
+    assert parts[3][1][3:5] == ["2", "100 B"]
+    assert parts[5][1] == ["data", "0", "30 B"]
+    assert len(parts[7]) == 1
+
+
+def test_a_prune_of_everything_asks_for_each_kind(ctnr: Ctnr) -> None:
+    row = ctnr.service.answers["ps"][0]["value"][0]
+    ctnr.service.answers["ps"][0]["value"] = [
+        {**row, "state": "stopped", "size_bytes": 1000}, {**row, "id": "b", "state": "created", "size_bytes": 77}
+    ]  # fmt: skip
+    assert ctnr("system", "prune", "-af", "--volumes") == 0
+    assert ctnr.out == (
+        f"Deleted Containers\n{ID}\nb\nDeleted Networks\nmine\nDeleted Volumes\ndata\n"
+        f"Deleted Images\n{IMAGE['id']}\nTotal reclaimed space: 15.1 kB\n"
+    )
+    assert ctnr.asked.all
+    assert ctnr.asked.among is None
+    kinds = [type(request) for request in ctnr.service.asked]
+    ctnr("system", "prune", "--force", "--filter=label=tier=front", "--filter=until=10m")
+    assert requests.NetPrune in kinds
+    later = ctnr.service.asked[len(kinds) :]
+    assert [type(one) for one in later] == [requests.Ps, requests.Remove, requests.Images, requests.ImageGc]
+    assert (later[-1].all, later[-1].among) == (False, (IMAGE["id"],))
+
+
+def test_images_are_collected_with_filters(ctnr: Ctnr) -> None:
+    ctnr("image", "prune", "-af", "--filter", "until=2026-01-31T11:00:00Z")
+    assert (ctnr.asked.all, ctnr.asked.among) == (True, ())
+    assert ctnr.out == f"{IMAGE['id']}\nTotal reclaimed space: 10 kB\n"
 
 
 def test_networks_are_drawn(ctnr: Ctnr) -> None:

@@ -276,6 +276,7 @@ class Remove(Request, tag="rm"):
     force: bool = False
     ignore: bool = False  # names that nobody has
     volumes: bool = False  # with their anonymous volumes
+    seconds: float | None = None  # with `force`: grace for one that runs; None: none
 
 
 class Rename(Request, tag="rename"):

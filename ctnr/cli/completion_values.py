@@ -48,7 +48,8 @@ FIXED: dict[str, tuple[str, ...]] = {
 BUILT_IN_NETWORKS = ("bridge", "default", "pasta", "slirp")  # known also where no service runs
 # command → module of ctnr.cli and the table in it
 _FILTERS = {
-    "ps": ("ps", "FILTERS"), "events": ("events", "FILTERS"), "container prune": ("life", "PRUNE_FILTERS"),
+    **dict.fromkeys(("ps", "start", "stop", "restart", "kill", "rm", "pause", "unpause"), ("choosing", "FILTERS")),
+    "events": ("events", "FILTERS"), "container prune": ("life", "PRUNE_FILTERS"),
     "volume ls": ("volumes", "FILTERS"), "volume prune": ("volumes", "PRUNE_FILTERS"),
     "images": ("image_table", "FILTERS"), "image list": ("image_table", "FILTERS"),
     "image gc": ("images", "PRUNE_FILTERS"), "system prune": ("disk", "FILTERS"),

@@ -16,7 +16,12 @@ def exec_in(service: Service, options: Parsed) -> int:
     from ctnr.client.session import ask, run_foreground
 
     request = build.base_request("exec")
-    request["container"], request["args"] = options.args[0], options.args[1:]
+    args = options.args
+    if options.flag("latest"):
+        from ctnr.cli.choosing import with_latest
+
+        args = with_latest(service, options)
+    request["container"], request["args"] = args[0], args[1:]
     for key in ("interactive", "tty", "detach", "privileged"):
         if options.flag(key):
             request[key] = True
@@ -63,6 +68,7 @@ COMMANDS = {
             ),
             Option("env-file", "list", "read variables from a file", metavar="FILE"),
             Option("interactive", "flag", "connect standard input", short="i"),
+            Option("latest", "flag", "in the container that was made last", short="l"),
             Option("privileged", "flag", "give it all capabilities of the container"),
             Option("sig-proxy", "flag", "pass signals on to the program [true]"),
             Option("tty", "flag", "give it a terminal", short="t"),

@@ -147,7 +147,8 @@ def parse(command: Command, argv: Sequence[str]) -> Parsed | None:
                 letters = letters[1:]
             _store(command, values, option, "-" + letter, letters)
             break
-    if len(args) < command.least:
+    least = command.least - (values.get("latest") is True)  # it stands for one that is not named
+    if len(args) < least:
         raise _usage(
             command, f"{command.name} needs {command.arguments}" if args else f"missing {command.arguments}"
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from ctnr.cli.choosing import ALL, FILTER, FILTERS, LATEST, chosen, select
 from ctnr.cli.filters import filter_option, parse_filters
 from ctnr.cli.grammar import Command, Option, Parsed
-from ctnr.cli.moment import parse_moment
 from ctnr.cli.output import write
-from ctnr.cli.ps import matches
 from ctnr.cli.request import base_request
 from ctnr.cli.run import DETACH_KEYS, SIG_PROXY, UNASKED, check_detach_keys
 from ctnr.cli.tell import Teller
@@ -15,6 +14,7 @@ from ctnr.client.session import ask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ctnr.cli.filters import Filters
@@ -31,7 +31,7 @@ def attach(service: Service, options: Parsed) -> int:
     keys = options.text("detach_keys")
     check_detach_keys(keys)
     stdin = not options.flag("no_stdin")
-    request = {**base_request("attach"), "container": options.args[0], "stdin": stdin}
+    request = {**base_request("attach"), "container": chosen(service, options)[0], "stdin": stdin}
     add_terminal(request)
     teller = Teller()
     return run_foreground(
@@ -46,17 +46,18 @@ def start(service: Service, options: Parsed) -> int:
         raise UsageError("--no-service start: nothing would keep it running", cure="leave out --no-service")
     if options.flag("attach") or options.flag("interactive"):
         return _start_here(service, options)
-    return for_each(service, options, "start", {})
+    return for_each(service, options, "start", {}, lambda row: not is_up(row))
 
 
 def _start_here(service: Service, options: Parsed) -> int:
     from ctnr.cli.request import add_terminal
     from ctnr.client.session import run_foreground
 
-    if len(options.args) != 1:
+    names = chosen(service, options, lambda row: not is_up(row))
+    if len(names) != 1:
         raise UsageError("start --attach takes one container", cure="start the others without it")
     interactive = options.flag("interactive")
-    found = ask(service, {**base_request("inspect"), "containers": options.args}, tell=Teller())[0]
+    found = ask(service, {**base_request("inspect"), "containers": names}, tell=Teller())[0]
     request = {**base_request("start-here"), "container": found["Id"], "interactive": interactive}
     tty = bool(found["Config"]["Tty"])
     if tty:
@@ -83,7 +84,10 @@ def restart(service: Service, options: Parsed) -> int:
         raise UsageError(
             "--no-service restart: nothing would keep it running", cure="leave out --no-service"
         )
-    return for_each(service, options, "restart", {"seconds": options.seconds("time")})
+    meant = is_up if options.flag("running") else bool
+    if options.flag("running") and not options.args:
+        options.set("all", "true")
+    return for_each(service, options, "restart", {"seconds": options.seconds("time")}, meant)
 
 
 def kill(service: Service, options: Parsed) -> int:
@@ -91,8 +95,12 @@ def kill(service: Service, options: Parsed) -> int:
 
 
 def remove(service: Service, options: Parsed) -> int:
-    flags = {key: options.flag(key) for key in ("force", "ignore", "volumes")}
-    return for_each(service, options, "rm", flags)
+    fields: Event = {key: options.flag(key) for key in ("force", "ignore", "volumes")}
+    if options.given("time"):
+        if not options.flag("force"):
+            raise UsageError("rm --time: it is how long --force waits", cure="ctnr rm -f -t 10 CONTAINER")
+        fields["seconds"] = options.seconds("time")
+    return for_each(service, options, "rm", fields, bool)
 
 
 def rename(service: Service, options: Parsed) -> int:
@@ -113,19 +121,12 @@ def ended(service: Service, filters: Filters, *, size: bool = False) -> list[Eve
 
     Raises: UsageError, ClientError.
     """
-    before = [parse_moment(value, "--filter until") for key, value in filters if key == "until"]
     rows: list[Event] = ask(service, {**base_request("ps"), "all": True, "size": size}, tell=Teller())
-    return [
-        row
-        for row in rows
-        if row["state"] in ("created", "stopped")
-        and matches(row, [one for one in filters if one[0] == "label"])
-        and all(float(row["created"]) < moment for moment in before)
-    ]
+    return [row for row in select(service, rows, filters) if row["state"] in ("created", "stopped")]
 
 
 def wait(service: Service, options: Parsed) -> int:
-    request = {**base_request("wait"), "containers": options.args}
+    request = {**base_request("wait"), "containers": chosen(service, options)}
     if (condition := options.text("condition")) is not None:
         request["condition"] = _CONDITIONS[condition]
     statuses = ask(service, request, tell=Teller())
@@ -145,20 +146,22 @@ def run_health_check(service: Service, options: Parsed) -> int:
     return 1
 
 
-def for_each(service: Service, options: Parsed, op: str, fields: dict[str, Any]) -> int:
-    """One request for all that are named (or --all there are), and their names printed, as scripts expect."""
-    names = list(options.args)
-    if op != "start" and options.flag("all"):
-        if names:
-            raise UsageError(f"{op} --all takes no names")
-        found = ask(service, {**base_request("ps"), "all": op == "rm"}, tell=Teller())
-        names = [row["id"] for row in found if op not in _STATES or row["state"] == _STATES[op]]
-        if not names:
-            return 0
-    if not names:
-        raise UsageError("missing CONTAINER …", cure=f"see ctnr {op} --help")
+def is_up(row: Event) -> bool:
+    """Whether it runs, is paused, or is being started."""
+    return row["state"] not in ("created", "stopped")
+
+
+def for_each(
+    service: Service,
+    options: Parsed,
+    op: str,
+    fields: dict[str, Any],
+    is_meant: Callable[[Event], bool] = is_up,
+) -> int:
+    """One request for all that are chosen, and their names printed, as scripts expect. Raises: ClientError."""
+    names = chosen(service, options, is_meant)
     given = {key: value for key, value in fields.items() if value is not None}
-    return do_each(service, op, names, given)
+    return do_each(service, op, names, given) if names else 0
 
 
 def do_each(
@@ -178,15 +181,10 @@ def do_each(
     return 0
 
 
-_STATES = {
-    "pause": "running",
-    "unpause": "paused",
-}  # --all of them means those for which there is something to do
 _CONDITIONS = {
     "stopped": "stopped", "exited": "stopped", "not-running": "stopped", "running": "running", "healthy": "healthy",
     "ready": "ready", "removed": "removed",
 }  # fmt: skip
-_ALL = Option("all", "flag", "all there are", short="a")
 _IGNORE = Option("ignore", "flag", "no error for names that nobody has", short="i")
 _NAMES = "CONTAINER …"
 _TIME = Option(
@@ -199,6 +197,7 @@ COMMANDS = {
         "attach", "CONTAINER", "Connect the terminal to a container that runs.",
         (
             Option("detach-keys", "text", 'keys that detach from it, "" for none [ctrl-p,ctrl-q]', metavar="KEYS"),
+            LATEST,
             Option("no-stdin", "flag", "only watch"),
             Option("sig-proxy", "flag", "pass signals on to the program [true, unless --no-stdin]"),
         ),
@@ -207,36 +206,38 @@ COMMANDS = {
     "start": Command(
         "start", _NAMES, "Start containers that were made or have ended.",
         (
+            Option("all", "flag", "all that do not run"),
             Option("attach", "flag", "in the foreground, as run does", short="a"),
             DETACH_KEYS,
+            FILTER,
             Option("interactive", "flag", "connect standard input; means --attach", short="i"),
+            LATEST,
             SIG_PROXY,
         ),
-        start, least=1,
+        start,
     ),
     "stop": Command(
         "stop", _NAMES, "Ask containers to end, and kill them if they do not.",
-        (
-            _ALL,
-            _IGNORE,
-            _TIME,
-        ),
-        stop,
+        (ALL, FILTER, _IGNORE, LATEST, _TIME), stop,
     ),
     "restart": Command(
         "restart", _NAMES, "Stop containers and start them again; those that have ended are started.",
-        (_ALL, _TIME), restart,
+        (ALL, FILTER, LATEST, Option("running", "flag", "all that run"), _TIME), restart,
     ),
     "kill": Command(
         "kill", _NAMES, "Send containers a signal.",
-        (_ALL, Option("signal", "text", "by name or number [KILL]", short="s", metavar="SIGNAL")), kill,
+        (ALL, FILTER, LATEST, Option("signal", "text", "by name or number [KILL]", short="s", metavar="SIGNAL")), kill,
     ),
     "rm": Command(
         "rm", _NAMES, "Remove containers.",
         (
-            _ALL,
+            ALL,
+            filter_option(FILTERS, ""),
             Option("force", "flag", "also those that run", short="f"),
             _IGNORE,
+            LATEST,
+            Option("time", "seconds", "ask those that run to end, and wait so long before killing [0s]", short="t",
+                   metavar="TIME"),
             Option("volumes", "flag", "with their anonymous volumes", short="v"),
         ),
         remove,
@@ -253,7 +254,7 @@ COMMANDS = {
     "wait": Command(
         "wait", _NAMES,
         "Wait for containers to end and print their exit statuses; or, printing nothing, for another condition.",
-        (Option("condition", "text", "what to wait for [stopped]", choices=tuple(_CONDITIONS)),), wait, least=1,
+        (Option("condition", "text", "what to wait for [stopped]", choices=tuple(_CONDITIONS)), LATEST), wait, least=1,
     ),
     "healthcheck run": Command(
         "healthcheck run", "CONTAINER",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ctnr.cli.grammar import Command, Option, Parsed
+from ctnr.cli.choosing import ALL, FILTER, LATEST
+from ctnr.cli.grammar import Command, Parsed
 from ctnr.cli.life import do_each, for_each
 from ctnr.cli.request import limits_of
 from ctnr.cli.run import LIMIT_OPTIONS, RESTART
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def pause(service: Service, options: Parsed) -> int:
-    return for_each(service, options, "pause", {})
+    return for_each(service, options, "pause", {}, lambda row: row["state"] == "running")
 
 
 def unpause(service: Service, options: Parsed) -> int:
-    return for_each(service, options, "unpause", {})
+    return for_each(service, options, "unpause", {}, lambda row: row["state"] == "paused")
 
 
 def update(service: Service, options: Parsed) -> int:
@@ -34,11 +35,11 @@ def update(service: Service, options: Parsed) -> int:
 
 
 _NAMES = "CONTAINER …"
-_ALL = (Option("all", "flag", "all there are", short="a"),)
+_CHOICE = (ALL, FILTER, LATEST)
 
 COMMANDS = {
-    "pause": Command("pause", _NAMES, "Freeze all processes of containers.", _ALL, pause),
-    "unpause": Command("unpause", _NAMES, "Let the processes of paused containers go on.", _ALL, unpause),
+    "pause": Command("pause", _NAMES, "Freeze all processes of containers.", _CHOICE, pause),
+    "unpause": Command("unpause", _NAMES, "Let the processes of paused containers go on.", _CHOICE, unpause),
     "update": Command(
         "update", _NAMES, "Change containers, at once and for their next start.", (*LIMIT_OPTIONS, RESTART), update,
         least=1,

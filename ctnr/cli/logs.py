@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctnr.cli.choosing import LATEST, chosen
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.moment import parse_moment
 from ctnr.cli.output import short_id, write
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def logs(service: Service, options: Parsed) -> int:
     from binascii import a2b_base64
 
-    names = options.args
+    names = chosen(service, options)
     request = {**base_request("logs"), "containers": names, "follow": options.flag("follow")}
     for key in ("since", "until"):
         if (text := options.text(key)) is not None:
@@ -105,6 +106,7 @@ COMMANDS = {
         "logs", "CONTAINER …", "Show what a background container has written.",
         (
             Option("follow", "flag", "go on as long as the container runs", short="f"),
+            LATEST,
             Option("names", "flag", "begin every line with the container's name"),
             Option("since", "text", "from then on: a date, or how long ago", metavar="TIME"),
             Option("tail", "text", "the last N lines of each", short="n", metavar="N|all"),

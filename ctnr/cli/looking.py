@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctnr.cli.choosing import LATEST, chosen
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.images import inspect_images
 from ctnr.cli.output import list_rows
@@ -25,7 +26,11 @@ def inspect(service: Service, options: Parsed) -> int:
         from ctnr.cli.template import Template
 
         Template(str(form))  # what is wrong with it is told before anything is asked
-    list_rows(_find(service, options.args, (kind,) if kind else KINDS), {}, format=form or "json")
+    if options.flag("latest"):
+        kind = "container"
+    list_rows(
+        _find(service, chosen(service, options), (kind,) if kind else KINDS), {}, format=form or "json"
+    )
     return 0
 
 
@@ -60,6 +65,7 @@ COMMANDS = {
     "inspect": Command(
         "inspect", "CONTAINER …", "Show all that is known about containers; or images, volumes, networks of that name.",
         (Option("format", "text", "json, or a template such as '{{.State.Status}}'", short="f", metavar="FORMAT"),
+         LATEST,
          Option("type", "text", "what the names are", choices=KINDS),),
         inspect, least=1,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctnr.cli.choosing import LATEST, with_latest
 from ctnr.cli.grammar import Command, Option, Parsed
 from ctnr.cli.output import human_size, rows_text, short_id, table, write
 from ctnr.cli.request import base_request
@@ -81,7 +82,8 @@ def _sums(rows: list[Event]) -> list[str]:
 
 
 def top(service: Service, options: Parsed) -> int:
-    request = {**base_request("top"), "container": options.args[0], "columns": options.args[1:]}
+    container, *columns = with_latest(service, options)
+    request = {**base_request("top"), "container": container, "columns": columns}
     value = ask(service, request, tell=Teller())
     write(table(value["headings"], value["rows"]))
     return 0
@@ -100,7 +102,7 @@ COMMANDS = {
         stats,
     ),
     "top": Command(
-        "top", "CONTAINER [COLUMN …]", "Show the processes of a container; columns by name or as for ps.", (), top,
-        least=1, stops=True,
+        "top", "CONTAINER [COLUMN …]", "Show the processes of a container; columns by name or as for ps.",
+        (LATEST,), top, least=1, stops=True,
     ),
 }  # fmt: skip

@@ -158,14 +158,19 @@ async def remove(engine: Engine, request: requests.Remove, connection: Connectio
         record = engine.records.find(name) if request.ignore else engine.records.get(name)
         if record is None:
             return False
-        await remove_one(engine, record, force=request.force, volumes=request.volumes)
+        await remove_one(
+            engine, record, force=request.force, volumes=request.volumes, grace_seconds=request.seconds
+        )
         return True
 
     return await each(connection, request.containers, one)
 
 
-async def remove_one(engine: Engine, record: Record, *, force: bool, volumes: bool) -> None:
-    """With `force` also one that runs. Its anonymous `volumes` go too if --rm was to remove it.
+async def remove_one(
+    engine: Engine, record: Record, *, force: bool, volumes: bool, grace_seconds: float | None = None
+) -> None:
+    """With `force` also one that runs: killed at once, or after its stop signal and a grace. Its anonymous `volumes` go
+    too if --rm was to remove it.
 
     Raises: WrongState, SupervisorError, OSError.
     """
@@ -176,6 +181,8 @@ async def remove_one(engine: Engine, record: Record, *, force: bool, volumes: bo
                 f"container {record.name} is running",
                 cure=f"ctnr stop {record.name}, or: ctnr rm -f {record.name}",
             )
+        if grace_seconds is not None:
+            await container.stop(grace_seconds)
         container.cancel()
         await container.wait_gone()
     if engine.records.find(record.id) is record:  # --rm has not removed it

@@ -179,3 +179,49 @@ def test_fields_that_there_are_not(me: Person, names: list[str]) -> None:
     ):  # fmt: skip
         assert me.ctnr("inspect", "-f", form, "looked-at").ok.stdout == f"{shown}\n", form
     assert me.ctnr("image", "inspect", "-f", "{{.config.Entrypoint}}", "demo").ok.stdout == "\n"
+
+
+def test_rm_asks_first_if_it_is_given_time(me: Person, names: list[str]) -> None:
+    trap = "trap 'echo asked >/d/told; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+
+    def run() -> None:
+        names.append("polite")
+        words = ["run", "-d", "--network=none", "--name=polite", "--ready=log:up", "-v", "told:/d"]
+        me.ctnr(*words, "demo", "sh", "-c", trap).ok  # noqa: B018
+
+    def told() -> str:
+        look = "cat /d/told 2>/dev/null; rm -f /d/told"
+        return me.ctnr("run", "--rm", "--network=none", "-v", "told:/d", "demo", "sh", "-c", look).stdout
+
+    for words, said in ((("-f",), ""), (("-f", "-t", "30"), "asked\n"), (("--force", "--time=0"), "")):
+        run()
+        assert me.ctnr("rm", *words, "polite").ok.stdout == "polite\n"
+        assert told() == said, words
+        assert me.ctnr("ps", "-aq", "--filter=name=polite").ok.stdout == ""
+    run()
+    assert me.ctnr("rm", "-t", "3", "polite").status == 125
+    assert me.ctnr("rm", "-ft3", "--filter=name=polite").ok.stdout.strip()
+    me.ctnr("volume", "rm", "told").ok  # noqa: B018
+
+
+def test_the_latest_and_those_that_fit(me: Person, names: list[str]) -> None:
+    for name in ("early", "late"):
+        names.append(name)
+        words = ["run", "-d", "--init", "--network=none", f"--name={name}", f"--label=n={name}"]
+        me.ctnr(*words, "demo", "sh", "-c", f"echo {name}; exec sleep 1000").ok  # noqa: B018
+    assert me.ctnr("exec", "-l", "cat", "/etc/hostname").ok.stdout
+    assert me.ctnr("inspect", "-l", "--format={{.Name}}").ok.stdout == "late\n"
+    assert me.ctnr("logs", "-l").ok.stdout == "late\n"
+    assert "sleep" in me.ctnr("top", "-l").ok.stdout
+    [early] = me.ctnr("ps", "-q", "--no-trunc", "--filter=label=n=early").ok.stdout.split()
+    assert me.ctnr("stop", "--filter=label=n=early").ok.stdout == f"{early}\n"
+    assert me.ctnr("stop", "--filter=label=n=early").ok.stdout == "", "it runs no more"
+    assert me.ctnr("ps", "--format={{.Names}}").ok.stdout == "late\n"
+    assert me.ctnr("start", "--all").ok.stdout == f"{early}\n"
+    assert me.ctnr("kill", "-l").ok.stdout
+    assert me.ctnr("wait", "-l").ok.stdout == "137\n"
+    assert me.ctnr("restart", "--running", "-t0").ok.stdout == f"{early}\n"
+    assert len(me.ctnr("restart", "-a", "-t0").ok.stdout.split()) == 2
+    assert me.ctnr("rm", "-fl").ok.stdout
+    assert me.ctnr("ps", "-a", "--format={{.Names}}").ok.stdout == "early\n"
+    names.remove("late")

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from ctnr import __version__, creation, housekeeping, open_engine
+from ctnr.images.garbage import Dropped
 from ctnr.requests import ImageGc
 
 
@@ -18,7 +19,7 @@ async def test_the_image_of_a_container_in_the_making_stays(
 ) -> None:
     make_room = creation._make_room
     collected = trio.Event()
-    dropped: dict[str, int] = {}
+    dropped: list[Dropped] = []
 
     async with open_engine(str(tmp_path / "store")) as engine, trio.open_nursery() as nursery:
         image = await engine.pull(f"oci:{busybox_image}", image_policy="insecure")
@@ -27,7 +28,7 @@ async def test_the_image_of_a_container_in_the_making_stays(
                 await engine._engine.images.untag(name)
 
         async def collect() -> None:
-            dropped.update(
+            dropped.append(
                 await housekeeping.collect_images(engine._engine, ImageGc(version=__version__, all=every))
             )
             collected.set()
@@ -42,8 +43,8 @@ async def test_the_image_of_a_container_in_the_making_stays(
         monkeypatch.setattr(creation, "_make_room", collect_meanwhile)
         async with engine.run(image.id, ["sleep", "1000"], networks=["none"]):
             await collected.wait()
-            assert dropped == {"images": 0, "layers": 0, "blobs": 0, "bytes": 0}
+            assert dropped == [Dropped(images=[])]
         monkeypatch.setattr(creation, "_make_room", make_room)
         assert (await engine.run_process(image.id, ["true"], networks=["none"])).status == 0
         await collect()
-        assert dropped["images"] == 1  # nothing is made of it any more
+        assert dropped[-1].images == [image.id]  # nothing is made of it any more

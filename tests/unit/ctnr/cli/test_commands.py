@@ -38,7 +38,7 @@ LINES: dict[str, tuple[str, type[Any] | None]] = {
     ),
     "wait": ("wait web db", requests.Wait),
     "healthcheck run": ("healthcheck run web", requests.HealthRun),
-    "rm": ("rm -f -i web", requests.Remove),
+    "rm": ("rm -f -i -t 5 web", requests.Remove),
     "cp": ("cp -aL web:/etc/hosts .", requests.Copy),
     "diff": ("diff web", requests.Diff),
     "rename": ("rename web site", requests.Rename),
@@ -336,6 +336,62 @@ def test_names_and_statuses_are_printed(ctnr: Ctnr) -> None:
     assert ctnr.asked.containers == (ID,)
 
 
+def _three(ctnr: Ctnr) -> None:
+    row = ctnr.service.answers["ps"][0]["value"][0]
+    states = (("web", "running"), ("db", "paused"), ("job", "stopped"))
+    ctnr.service.answers["ps"][0]["value"] = [
+        {**row, "id": name, "name": name, "state": state, "created": 100.0 + at}
+        for at, (name, state) in enumerate(states)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        ("start --all", "job"),
+        ("stop -a", "web db"),
+        ("stop -l", "job"),
+        ("stop -f name=we", "web"),
+        ("stop --filter status=exited", ""),
+        ("restart -a", "web db job"),
+        ("restart --running", "web db"),
+        ("restart --running -f name=job", ""),
+        ("kill -s HUP -a", "web db"),
+        ("kill --filter label=tier=front --filter name=b", "web db"),
+        ("rm -fl", "job"),
+        ("rm --filter status=exited --filter status=created", "job"),
+        ("rm --filter before=db", "web"),
+        ("rm --filter until=101.5", "web db"),
+        ("pause -a", "web"),
+        ("pause -l", "job"),
+        ("unpause -a", "db"),
+        ("wait -l", "job"),
+        ("logs -l", "job"),
+        ("inspect -l", "job"),
+    ],
+)
+def test_containers_are_chosen(ctnr: Ctnr, words: str, chosen: str) -> None:
+    _three(ctnr)
+    assert ctnr(*words.split()) == 0, ctnr.err
+    if chosen:
+        assert list(ctnr.asked.containers) == chosen.split()
+    else:
+        assert isinstance(ctnr.asked, requests.Ps)
+
+
+def test_the_latest_stands_before_a_command(ctnr: Ctnr) -> None:
+    _three(ctnr)
+    assert ctnr("exec", "-l", "ls", "-la") == 3
+    assert (ctnr.asked.container, ctnr.asked.args) == ("job", ("ls", "-la"))
+    assert ctnr("top", "-l", "pid") == 0
+    assert (ctnr.asked.container, ctnr.asked.columns) == ("job", ("pid",))
+    assert ctnr("attach", "--latest") == 4
+    assert ctnr.asked.container == "job"
+    ctnr.service.answers["ps"][0]["value"] = []
+    assert ctnr("logs", "-l") == 125
+    assert ctnr.err == "ctnr: --latest: there is no container; ctnr run IMAGE makes one\n"
+
+
 def test_info_names_the_cure(ctnr: Ctnr) -> None:
     ctnr("info")
     assert ctnr.out.splitlines() == [
@@ -414,6 +470,14 @@ def test_a_service_that_breaks_off(ctnr: Ctnr) -> None:
         ("image import .", "image import needs a name"),
         ("image export demo out", "out: not a destination"),
         ("stop --all web", "takes no names"),
+        ("rm --filter=status=exited web", "rm --filter takes no names"),
+        ("attach -l web", "attach --latest takes no names"),
+        ("kill -l -a", "kill --latest, --all and --filter: one of them"),
+        ("stop --all=false", "missing CONTAINER …"),
+        ("start", "missing CONTAINER …; see ctnr start --help"),
+        ("stop --filter=colour=red", "--filter=colour=red: not known"),
+        ("rm -t 5 web", "rm --time: it is how long --force waits; ctnr rm -f -t 10 CONTAINER"),
+        ("ps --filter=until=soon", "--filter until=soon: not a moment"),
         ("logs --since=yesterday web", "not a moment"),
         ("ps --filter=colour=red", "--filter=colour=red: not known"),
         ("ps --filter=status=up", "--filter=status=up: status is one of created, running, paused"),

@@ -35,15 +35,15 @@ async def import_image(
 
 
 def used_images(engine: Engine) -> set[str]:
-    """Ids of images that a container or bundle was made from."""
-    of_records = {record.image_id for record in engine.records.all()}
+    """Ids of images that a container or bundle was made from, those of other services on this store too."""
+    of_records = {record.image_id for record in engine.records.everybody()}
     return of_records | {file.image_id for file in engine.bundles.all().values()}
 
 
 async def remove_images(engine: Engine, request: requests.ImageRemove) -> list[str]:
     told: list[str] = []
     for text in request.images:
-        told += await engine.images.remove(text, force=request.force, used=used_images(engine))
+        told += await engine.images.remove(text, force=request.force, used=lambda: used_images(engine))
     await collect_garbage(
         engine.images,
         sandbox=engine.sandbox,
@@ -102,8 +102,9 @@ async def collect_bundles(engine: Engine) -> dict[str, Any]:
 
 def stale_bundles(engine: Engine) -> list[str]:
     """Those that have no name and no container."""
-    known = engine.records.bundles()
-    return [name for name, file in engine.bundles.all().items() if not file.named and name not in known]
+    found = engine.bundles.all()
+    known = engine.records.bundles()  # after them: a container's record is there before its bundle
+    return [name for name, file in found.items() if not file.named and name not in known]
 
 
 async def _delete(engine: Engine, name: str, sandbox: Sandbox) -> None:

@@ -16,7 +16,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -25,7 +25,7 @@ import trio
 
 from ctnr.images import skopeo
 from ctnr.images.catalog import ImageFile, settle
-from ctnr.images.guard import adding
+from ctnr.images.guard import adding, collecting
 from ctnr.images.locks import SUFFIX, claim, file_lock
 from ctnr.images.manifest import CONFIG, MANIFEST, BrokenImage, ConfigRootFs, Descriptor, Manifest, load
 from ctnr.images.progress import Progress, Report
@@ -228,23 +228,26 @@ class ImageStore(StoreView):
     # Removing
 
     async def remove(
-        self, text: str, *, force: bool = False, used: Iterable[str] = ()
+        self, text: str, *, force: bool = False, used: Callable[[], Iterable[str]] = tuple
     ) -> builtins.list[str]:
         """Take away a name, or with an id (or the last name) the image; `gc` then frees what nothing refers to.
 
-        Returns what was removed, for people. Raises: NotFound, SupervisorError if it is used or has several names.
+        Waits until no container is being made of an image, nor a pull under way; then `used` is asked.
+        Returns what was removed, for people. Raises: NotFound, StoreError, SupervisorError if it is used or has several
+        names.
         """
-        await trio.lowlevel.checkpoint()
-        file = self.find_file(text)
-        if file is None:
-            self.get(text)
-            raise AssertionError
+        self.get_file(text)  # before it is waited for
+        async with collecting(self):
+            return self._remove(text, force=force, used=used)
+
+    def _remove(self, text: str, *, force: bool, used: Callable[[], Iterable[str]]) -> builtins.list[str]:
+        file = self.get_file(text)
         names = sorted(name for name, image_id in self.catalog.names().items() if image_id == file.id)
         by_name = next((name for name in local_names(text) if name in names), None)
         if by_name is not None and len(names) > 1:
             self.catalog.remove_name(by_name)
             return [f"untagged: {by_name}"]
-        if file.id in set(used) and not force:
+        if file.id in set(used()) and not force:
             raise SupervisorError(
                 f"image {text} is used by a container or a bundle",
                 cure="remove them first, or: ctnr image rm --force",

@@ -57,10 +57,7 @@ class StoreView:
         """As `find`. Raises: NotFound."""
         image = self.find(text)
         if image is None:
-            raise NotFound(
-                f"image {text} is not in the store",
-                cure=f"ctnr images lists what is there, ctnr pull {text} fetches it",
-            )
+            raise _not_found(text)
         return image
 
     def load(self, image_id: str) -> Image | None:
@@ -108,6 +105,13 @@ class StoreView:
             blobs |= {layer.hex for layer in manifest.layers}
         return blobs, {*file.layers, *file.diff_ids}
 
+    def get_file(self, text: str) -> ImageFile:
+        """As `find_file`. Raises: NotFound."""
+        file = self.find_file(text)
+        if file is None:
+            raise _not_found(text)
+        return file
+
     def find_file(self, text: str) -> ImageFile | None:
         for name in local_names(text):
             image_id = self.catalog.named(name)
@@ -144,3 +148,10 @@ class StoreView:
             config_bytes=config,
             layer_paths=tuple(self.layers.path(one) for one in file.layers),
         )
+
+
+def _not_found(text: str) -> NotFound:
+    return NotFound(
+        f"image {text} is not in the store",
+        cure=f"ctnr images lists what is there, ctnr pull {text} fetches it",
+    )

@@ -21,6 +21,7 @@ import trio
 from ctnr.images import catalog, skopeo
 from ctnr.images.export import export_image
 from ctnr.images.garbage import collect_garbage
+from ctnr.images.guard import holding
 from supervisor.errors import NotFound, SupervisorError
 from supervisor.sandbox.sandbox import PACKAGES
 from tests.images.conftest import OpenBench, change, member, small_disk, tar, write_docker
@@ -258,7 +259,7 @@ async def test_names_removal_and_garbage(open_bench: OpenBench, write_layout: Wr
             await store.remove(one.id)
         assert ["untagged: localhost/mine:2"] == await store.remove("mine:2")
         with pytest.raises(SupervisorError, match="is used by a container"):
-            await store.remove(one.id, used=[one.id])
+            await store.remove(one.id, used=lambda: [one.id])
         await store.remove(one.id)
         dropped = await collect_garbage(store, sandbox=bench.sandbox, used=tuple)
         assert (1, 3) == (dropped.layers, dropped.blobs)
@@ -269,6 +270,31 @@ async def test_names_removal_and_garbage(open_bench: OpenBench, write_layout: Wr
         assert [] == (await collect_garbage(store, sandbox=bench.sandbox, used=tuple, among=[one.id])).images
         assert [two.id] == (await collect_garbage(store, sandbox=bench.sandbox, used=tuple)).images
         assert [] == list(bench.root.glob("layers/*")) == list(bench.root.glob("blobs/sha256/*"))
+
+
+async def test_an_image_is_not_removed_while_a_container_is_made_of_it(
+    open_bench: OpenBench, write_layout: WriteLayout
+) -> None:
+    """Between the look at the image and the record that tells of it nobody but the lock knows."""
+    used: list[str] = []
+    async with open_bench() as bench, trio.open_nursery() as nursery:
+        store = bench.store
+        image = await bench.pull(write_layout(layer([Entry("one")])))
+        refused = trio.Event()
+
+        async def remove() -> None:
+            with pytest.raises(SupervisorError, match="is used by a container"):
+                await store.remove(image.id, used=lambda: used)
+            refused.set()
+
+        async with holding(store):
+            nursery.start_soon(remove)
+            await trio.sleep(0.05)
+            assert image == store.load(image.id)
+            used.append(image.id)
+        with trio.fail_after(10):
+            await refused.wait()
+        assert image == store.load(image.id)
 
 
 async def test_import_is_deterministic(open_bench: OpenBench, busybox_rootfs: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -88,8 +89,8 @@ async def _accompany(engine: Engine, container: Container, connection: Connectio
 
     One that will be started again and has a terminal is left alone after its first round: its next terminal is another.
     """
-    terminal = (container.streams.terminal,) if container.streams.terminal is not None else ()
-    await connection.send("started", terminal, container=container.id, name=container.name)
+    with _copies(container.streams.terminal) as terminal:
+        await connection.send("started", terminal, container=container.id, name=container.name)
     end = container.wait_round if container.spec.stdio.tty else container.wait_gone
     detached = await _obey_until(end, connection, partial(_signal, container))
     if not container.has_ended and (detached or container.spec.stdio.tty):
@@ -117,6 +118,16 @@ async def _obey_until(
     with scope:
         await end()
     return scope.cancel_called
+
+
+@contextmanager
+def _copies(descriptor: int | None) -> Iterator[tuple[int, ...]]:
+    """One of it, if it is one, as long as the block lasts: its owner may close it then, and the number be another's."""
+    copy = () if descriptor is None else (os.dup(descriptor),)
+    try:
+        yield copy
+    finally:
+        close_all(list(copy))
 
 
 async def _signal(container: Container, number: int) -> None:
@@ -188,9 +199,10 @@ async def _join(engine: Engine, record: Record, connection: Connection, *, stdin
     into = (container.streams.terminal if tty else container.streams.stdin) if stdin else None
     end = container.wait_round if tty and into is not None else container.wait_gone
     async with container.streams.output.copied() as output:
-        ends = (output,) if into is None else (output, into)
         try:
-            await connection.send("started", ends, container=container.id, name=container.name, tty=tty)
+            with _copies(into) as more:
+                ends = (output, *more)
+                await connection.send("started", ends, container=container.id, name=container.name, tty=tty)
         finally:
             os.close(output)
         container.tell("attach")

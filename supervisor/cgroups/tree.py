@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 PREFIX = "ctnr-"
 LEAF = f"{PREFIX}supervisor"  # where a supervisor moves out of the way of its own groups
+SCOPE_SUFFIX = ".scope"  # systemd's: what lies in one has locks of its own, the scope itself has none
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Cgroups:
             while len(base) >= len(hierarchy.mount) and _may_write(base):
                 with suppress(OSError):
                     for name in os.listdir(base):
-                        if name.startswith(PREFIX) and name != LEAF:
+                        if name.startswith(PREFIX) and name != LEAF and not name.endswith(SCOPE_SUFFIX):
                             _sweep(f"{base}/{name}", hierarchy)
                 base = os.path.dirname(base)
 

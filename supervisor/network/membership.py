@@ -97,14 +97,14 @@ class Membership:
                 attached = await self._realm.networks.attach(
                     self._container, (request,), (), added, self._nursery
                 )
+                if self.attachments:
+                    await route_replies(self._realm.sandbox, self.netns, (*self.attachments, *attached))
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await added.run()
                 raise
             self.attachments += attached
             self._container.networks += (request,)
-            if len(self.attachments) > 1:
-                await route_replies(self._realm.sandbox, self.netns, self.attachments)
             self._tell("connect", attached[0])
             return attached[0]
 

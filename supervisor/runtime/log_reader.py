@@ -31,6 +31,7 @@ class LogReader:
         self._until = None if until is None else format_stamp(_microseconds(until) * 1000 + 999)
         self._descriptor = -1
         self._rest = b""
+        self._is_over = False  # entries follow each other in time: no more up to `until` come
         self._begin(tail)
 
     def __enter__(self) -> LogReader:
@@ -46,7 +47,7 @@ class LogReader:
 
     def read(self) -> bytes:
         """The next entries, whole ones; b"" if there are no more so far."""
-        while True:
+        while not self._is_over:
             if self._descriptor < 0 and not self._open_next(None):
                 return b""
             chunk = os.read(self._descriptor, READ_BYTES)
@@ -59,6 +60,7 @@ class LogReader:
                 self._rest = b""
             if entries := self._wanted(whole + newline):
                 return entries
+        return b""
 
     async def follow(self, log: Log | None) -> AsyncGenerator[bytes, None]:
         """As `read`, and, as long as `log` is written, what is to come (up to `until`)."""
@@ -79,7 +81,11 @@ class LogReader:
     def _wanted(self, entries: bytes) -> bytes:
         if not self._since and self._until is None:
             return entries
-        return b"".join(line for line in lines_of(entries) if self._is_wanted(line))
+        lines = lines_of(entries)
+        self._is_over = self._until is not None and any(
+            is_entry(line) and line[:STAMP_BYTES] > self._until for line in lines[-1:]
+        )
+        return b"".join(line for line in lines if self._is_wanted(line))
 
     def _is_wanted(self, line: bytes) -> bool:
         stamp = line[:STAMP_BYTES]

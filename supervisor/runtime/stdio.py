@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from supervisor.errors import RuntimeFailed
+from supervisor.groups import bare_errors
 from supervisor.sandbox.descriptors import ANCILLARY_BYTES, take_descriptors
 from supervisor.sandbox.process import Process
 
@@ -32,7 +33,10 @@ class Stdio:
 
 
 async def receive_terminal(listener: socket.socket, runner: Process) -> int | None:
-    """The pty master that the runtime sends over its console socket; None if it ended without sending one."""
+    """The pty master that the runtime sends over its console socket; None if it ended without sending one.
+
+    The caller closes it. Raises: RuntimeFailed if it sends something else, OSError (EMFILE).
+    """
     server = trio.socket.from_stdlib_socket(listener.dup())
     master: int | None = None
 
@@ -43,7 +47,7 @@ async def receive_terminal(listener: socket.socket, runner: Process) -> int | No
         nursery.cancel_scope.cancel()
 
     received = trio.Event()
-    with server:
+    with server, bare_errors():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(give_up)
             connection, _ = await server.accept()

@@ -50,6 +50,20 @@ def test_the_last_lines_are_read_from_the_end(path: str, writer: LogWriter, coun
         assert texts(reader) == ["later"], "it goes on where it stopped"
 
 
+def test_what_comes_after_the_asked_time_is_not_read(path: str, writer: LogWriter) -> None:
+    """It may be gigabytes, during which a service would do nothing else."""
+    writer.write("stdout", b"early\n")
+    until = time.time()
+    time.sleep(0.001)
+    for _ in range(200):
+        writer.write("stdout", b"x" * 99 + b"\n" * 1000)
+    before = _bytes_read()
+    with LogReader(path, until=until) as reader:
+        assert texts(reader) == ["early"]
+        assert texts(reader) == []
+    assert _bytes_read() - before < 1 << 18 < os.path.getsize(path)
+
+
 def test_the_end_of_a_long_log_is_near(path: str, writer: LogWriter) -> None:
     """What is read for it is told by the kernel, not by a clock."""
     for _ in range(200):

@@ -106,6 +106,19 @@ def test_a_delegated_group_above_ours(tmp_path: Path) -> None:
         assert base == (None if where is None else str(tmp_path / "top" / where))
 
 
+def test_the_sweep_takes_what_dead_supervisors_left_and_nothing_of_a_scope(tmp_path: Path) -> None:
+    """A scope is of a supervisor that lives: systemd removes it with its last process. It holds no lock on it."""
+    proc = machine(tmp_path, "0::/unit\n", V2_MOUNT, {"unit": "memory"})
+    own = tmp_path / "top/unit"
+    for group in ("ctnr-dead/container", "ctnr-0123.scope/ctnr-living/container", "ctnr-supervisor"):
+        (own / group).mkdir(parents=True)
+    Cgroups(read_layout(proc)).sweep()
+    left = sorted(str(path.relative_to(own)) for path in own.rglob("*") if path.is_dir())
+    assert left == [
+        "ctnr-0123.scope", "ctnr-0123.scope/ctnr-living", "ctnr-0123.scope/ctnr-living/container", "ctnr-supervisor",
+    ]  # fmt: skip
+
+
 def test_a_hybrid_machine(tmp_path: Path) -> None:
     mounts = (
         "31 24 0:27 / TOP/unified rw - cgroup2 cgroup2 rw\n"

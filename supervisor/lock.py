@@ -26,11 +26,11 @@ def try_lock(directory: str) -> int | None:
 
 
 @contextmanager
-def locked(directory: str) -> Iterator[None]:
-    """With the lock for as long as the block lasts, which is short: others wait for it. Raises: OSError."""
+def locked(directory: str) -> Iterator[int]:
+    """With the lock (a descriptor) as long as the block lasts, which is short: others wait for it. Raises: OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -152,11 +152,11 @@ def attachments_of(engine: Engine, network: str) -> list[tuple[Container, Attach
 
 
 def _users(engine: Engine, network: str) -> list[str]:
-    """Names of the containers on a network, those included that are about to be."""
+    """Names of the containers on a network, those included that are about to be, at first or again."""
     users = {container.name for container, _ in attachments_of(engine, network)}
     for container in engine.supervisor.containers.values():
-        if container.state is State.CREATED and any(
-            one.network.name == network for one in container.spec.networks
+        if container.state in (State.CREATED, State.RESTARTING) and any(
+            one.network.name == network for one in container.networks
         ):
             users.add(container.name)
     return sorted(users)

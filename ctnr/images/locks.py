@@ -80,7 +80,9 @@ def dead_claims(directory: str) -> list[str]:
 
 def _try_lock(path: str, kind: int, *, make: bool = True) -> int | None:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
+        # an archive is written where the user says: there, links may be others'
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+        descriptor = os.open(path, flags, 0o600)
     except FileNotFoundError:
         if make:
             raise

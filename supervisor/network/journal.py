@@ -38,14 +38,16 @@ class Journal:
         swept: list[Collected] = []
         for name in os.listdir(JOURNAL_DIR):
             path = os.path.join(JOURNAL_DIR, name)
-            lock = try_lock(path)
+            lock = _try_lock_settled(path)
             if lock is None:
                 continue
             try:
                 records = Records(path)
                 swept += [await release(networks, records, record) for record in records.list()]
                 if not records.list():
-                    shutil.rmtree(path)
+                    shutil.rmtree(
+                        path, ignore_errors=True
+                    )  # its owner may be at it, who has given up the lock
             finally:
                 os.close(lock)
         return swept
@@ -55,7 +57,7 @@ class Journal:
         found: list[AttachmentRecord] = []
         for name in os.listdir(JOURNAL_DIR):
             path = os.path.join(JOURNAL_DIR, name)
-            lock = try_lock(path)
+            lock = _try_lock_settled(path)
             if lock is not None:
                 os.close(lock)
             elif path != self.directory:
@@ -80,6 +82,12 @@ def open_journal() -> Iterator[Journal]:
         yield Journal(path, shared)
 
 
+def _try_lock_settled(path: str) -> int | None:
+    """As `try_lock`, but never of one that is being made, whose maker has not locked it yet. Raises: OSError."""
+    with _state_locked():
+        return try_lock(path)
+
+
 def _remove_if_empty(path: str) -> None:
     """Unless something is on record there: then it is the next start's."""
     if not Records(path).list():
@@ -94,16 +102,29 @@ def _clear_state() -> None:
     for _ in range(2):
         with suppress(OSError):
             with _state_locked():
-                if not os.listdir(JOURNAL_DIR):
+                if os.path.isdir(JOURNAL_DIR) and not os.listdir(JOURNAL_DIR):
                     shutil.rmtree(JOURNAL_DIR)
                     shutil.rmtree(LEASE_DIR, ignore_errors=True)
+                with suppress(OSError):
+                    os.rmdir(STATE_DIR)  # unless it is the service's runtime directory too
             break
-    with suppress(OSError):
-        os.rmdir(STATE_DIR)  # unless it is the service's runtime directory too
 
 
 @contextmanager
 def _state_locked() -> Iterator[None]:
-    os.makedirs(STATE_DIR, 0o700, exist_ok=True)
-    with locked(STATE_DIR):
+    with ExitStack() as held:
+        while not _lock_state(held):
+            pass
         yield
+
+
+def _lock_state(held: ExitStack) -> bool:
+    """False if the last one has taken the directory away before we had its lock. Raises: OSError."""
+    with suppress(FileExistsError):
+        os.mkdir(STATE_DIR, 0o700)
+    with ExitStack() as lock, suppress(FileNotFoundError):
+        descriptor = lock.enter_context(locked(STATE_DIR))
+        if os.path.samestat(os.fstat(descriptor), os.stat(STATE_DIR)):
+            held.push(lock.pop_all())
+            return True
+    return False

@@ -9,6 +9,7 @@ import os
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -403,6 +404,23 @@ def test_show_draws_what_runs(me: Person, own: Path, start: Start) -> None:
 
 
 # While it runs
+
+
+def test_a_network_of_one_that_is_started_again_soon_is_in_use(
+    me: Person, own: Path, names: list[str]
+) -> None:
+    me.ctnr("net", "create", "held").ok  # noqa: B018
+    me.ctnr("run", "-d", "--name=often", "--network=held", "--restart=always", "demo", "false").ok  # noqa: B018
+    names.append("often")
+    deadline = time.monotonic() + 30
+    while not me.ctnr("ps", "--filter=name=often", "--format={{.Status}}").ok.stdout.startswith(
+        "Restarting"
+    ):
+        assert time.monotonic() < deadline
+    done = me.ctnr("net", "rm", "held")
+    assert (done.status, "network held is in use by often" in done.stderr) == (125, True), done.stderr
+    me.ctnr("rm", "-f", "often").ok  # noqa: B018
+    me.ctnr("net", "rm", "held").ok  # noqa: B018
 
 
 def test_networks_of_the_next_round(me: Person, own: Path, start: Start) -> None:

@@ -6,7 +6,7 @@ The strategies are Erlang's. Whether and after which pause one container is star
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import TypeVarTuple, Unpack
@@ -59,6 +59,7 @@ class Member:
         self._started_at = 0.0  # trio's clock
 
     async def _begin(self) -> None:
+        self._started_at = trio.current_time()  # a start that fails has run for no time
         container = await self._start()
         if container.backoff.policy.when is not Restart.NO:
             container.cancel()
@@ -106,13 +107,27 @@ class Group:
         return member
 
     async def stop(self, member: Member | None = None) -> None:
-        """Stop a member, or all of them, the last first: stop signal, grace, SIGKILL. They are not started again."""
+        """Stop a member, or all of them, the last first: stop signal, grace, SIGKILL. They are not started again.
+
+        Cancelled, they are killed.
+        """
+        self._end_all(member)  # before the lock: whoever has it waits, perhaps, until a restart is due
         async with self._changing:
-            chosen = [member] if member is not None else list(self.members)
-            for one in chosen:
-                self._end(one)
-            for one in reversed(chosen):
-                await one.container.stop()
+            chosen = self._end_all(member)
+            try:
+                for one in reversed(chosen):
+                    await one.container.stop()
+            except BaseException:
+                for one in chosen:
+                    one.container.cancel()
+                raise
+
+    def _end_all(self, member: Member | None) -> list[Member]:
+        """That one, or all there are, for good."""
+        chosen = [member] if member is not None else list(self.members)
+        for one in chosen:
+            self._end(one)
+        return chosen
 
     async def _watch(self, member: Member, container: Container) -> None:
         await container.wait_gone()
@@ -137,7 +152,9 @@ class Group:
                 log.info(
                     "group_restarts", container=member.container.name, status=status, members=len(stopped)
                 )
-                await trio.sleep(pause)
+                with trio.move_on_after(pause):
+                    await self._wait_ended(stopped)
+                stopped = [one for one in stopped if not one.has_ended]
             while stopped:
                 member = stopped[0]
                 try:
@@ -175,9 +192,16 @@ class Group:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _wait(self) -> None:
-        while not all(one.has_ended for one in self.members):
+    async def _wait_ended(self, members: Sequence[Member]) -> None:
+        """Until they have, for good."""
+        while not all(one.has_ended for one in members):
             await self._changed.wait()
+
+    async def _wait_gone(self) -> None:
+        """Until nothing is left of any member, and none will be started again: who is being stopped has its grace."""
+        await self._wait_ended(self.members)
+        for one in self.members:
+            await one.container.wait_gone()
 
     async def _kill(self) -> None:
         with trio.CancelScope(shield=True):
@@ -216,7 +240,7 @@ async def open_group(
             group = Group(nursery, chosen, Intensity(restarts, seconds))
             try:
                 yield group
-                await group._wait()
+                await group._wait_gone()
             finally:
                 await group._kill()
             nursery.cancel_scope.cancel()

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from supervisor import GroupFailed, SupervisorError, open_group
 from supervisor.restart import NEVER
-from supervisor.strategies import Intensity
+from supervisor.strategies import Group, Intensity
 
 
 class Puppet:
@@ -210,3 +210,39 @@ def test_intensity_is_a_sliding_window() -> None:
         False,
         True,
     ]
+
+
+async def test_a_stop_does_not_wait_for_the_restart_that_is_due(autojump_clock: MockClock) -> None:
+    stage = Stage()
+    async with open_group(restarts=100) as group:
+        member = await group.start(stage.start, "a")
+        stage.refuse["a"] = 100
+        member.container.end(1)  # type: ignore[attr-defined]
+        await trio.sleep(30)  # the pauses have doubled up to 25.6 s
+        started = trio.current_time()
+        await group.stop()
+        assert trio.current_time() - started < 1
+    assert stage.take() == "+a -a"
+
+
+async def test_who_is_stopped_when_the_block_waits_has_its_grace(autojump_clock: MockClock) -> None:
+    stage = Stage()
+    async with trio.open_nursery() as nursery:
+
+        async def stop(group: Group) -> None:
+            await trio.sleep(5)
+            await group.stop()
+
+        async with open_group() as group:
+            members = [await group.start(stage.start, name) for name in "ab"]
+            nursery.start_soon(stop, group)
+        assert [one.container.status for one in members] == [143, 143]
+
+
+async def test_a_stop_that_is_cancelled_kills(autojump_clock: MockClock) -> None:
+    stage = Stage()
+    async with open_group() as group:
+        members = [await group.start(stage.start, name) for name in "ab"]
+        with trio.move_on_after(0.015):
+            await group.stop()
+    assert [one.container.status for one in members] == [137, 143]

@@ -75,7 +75,7 @@ class LogWriter:
         self._max_bytes, self._max_files = max_bytes, max(max_files, 1)
         self._pending = {"stdout": b"", "stderr": b""}
         self._torn = False  # the last entry was written in part
-        self._descriptor = self._open()
+        self._descriptor = self._open(path)
         self._size = os.fstat(self._descriptor).st_size
 
     def write(self, stream: str, data: bytes) -> None:
@@ -123,7 +123,7 @@ class LogWriter:
             if self._max_bytes and self._size and self._size + len(data) > self._max_bytes:
                 self._rotate()
             elif not os.fstat(self._descriptor).st_nlink:  # somebody has removed it
-                self._begin()
+                self._go_on_in(self._open(self.path))
             if self._torn:
                 data = b"\n" + data
             while written < len(data):
@@ -143,23 +143,24 @@ class LogWriter:
         self.changed = trio.Event()
 
     def _rotate(self) -> None:
+        """Go on in a new file; where that can't be made, in the old one, and in its place: no file is moved then."""
+        try:
+            descriptor = self._open(f"{self.path}.new")
+        except OSError:
+            return
         for number in range(self._max_files - 1, 0, -1):
             older = self.path if number == 1 else f"{self.path}.{number - 1}"
             with suppress(FileNotFoundError):
                 os.replace(older, f"{self.path}.{number}")
-        if self._max_files == 1:
-            with suppress(FileNotFoundError):
-                os.unlink(self.path)
-        self._begin()
+        os.replace(f"{self.path}.new", self.path)
+        self._go_on_in(descriptor)
 
-    def _begin(self) -> None:
-        """Go on in a new file; where that can't be made, in the old one."""
-        descriptor = self._open()
+    def _go_on_in(self, descriptor: int) -> None:
         os.close(self._descriptor)
         self._descriptor, self._size, self._torn = descriptor, 0, False
 
-    def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    def _open(self, path: str) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def is_entry(line: bytes) -> bool:

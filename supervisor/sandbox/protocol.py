@@ -18,8 +18,9 @@ import trio
 
 from netconf.decode import UNREADABLE
 from supervisor.errors import SandboxError
+from supervisor.sandbox.capture import open_input
 from supervisor.sandbox.descriptors import ANCILLARY_BYTES, close_all, rights, take_descriptors
-from supervisor.sandbox.wire import LONG, MESSAGE_BYTES, write_long
+from supervisor.sandbox.wire import LONG, MESSAGE_BYTES
 
 log = structlog.get_logger()
 
@@ -141,7 +142,7 @@ class Channel:
         if len(message) <= MESSAGE_BYTES:
             await self.send(message, descriptors)
             return
-        long = write_long(message)
+        long = open_input(message)
         try:
             await self.send(LONG + str(number).encode(), (*descriptors, long))
         finally:

@@ -188,13 +188,19 @@ async def test_a_taken_port_is_told(tmp_path: Path) -> None:
             assert relay.published == ()
 
 
+async def killed(sandbox: Sandbox, relay: PortRelay) -> tuple[PortMapping, int]:
+    """A port that worked, and the process that carried it and was killed."""
+    mapping = free()
+    await relay.publish(mapping)
+    assert await ask(mapping, b"now")
+    pid = relay.pid
+    await sandbox.call("kill", pid=pid, signal=9, group=False)
+    return mapping, pid
+
+
 async def test_a_killed_relay_is_started_again_with_its_ports(tmp_path: Path) -> None:
     async with relayed(tmp_path) as (sandbox, relay):
-        mapping = free()
-        await relay.publish(mapping)
-        assert await ask(mapping, b"now")
-        first = relay.pid
-        await sandbox.call("kill", pid=first, signal=9, group=False)
+        mapping, first = await killed(sandbox, relay)
         with trio.fail_after(10):
             assert await ask(mapping, b"later")  # it waits in the queue of the socket, which is ours
         assert relay.pid not in (0, first)
@@ -297,11 +303,7 @@ async def test_a_port_for_which_the_relay_has_no_descriptor_leaves_it_alive(tmp_
 
 async def test_a_relay_that_cannot_be_started_again_at_once_comes_later(tmp_path: Path) -> None:
     async with relayed(tmp_path) as (sandbox, relay):
-        mapping = free()
-        await relay.publish(mapping)
-        assert await ask(mapping, b"now")
-        first = relay.pid
-        await sandbox.call("kill", pid=first, signal=9, group=False)
+        mapping, _ = await killed(sandbox, relay)
         with no_descriptors_for(os.getpid()):
             await trio.sleep(0.2)
             assert relay.pid == 0

@@ -50,6 +50,28 @@ def test_the_last_lines_are_read_from_the_end(path: str, writer: LogWriter, coun
         assert texts(reader) == ["later"], "it goes on where it stopped"
 
 
+@pytest.mark.parametrize("max_files", [1, 3])
+def test_no_file_is_lost_where_none_can_be_made(path: str, max_files: int) -> None:
+    """Out of descriptors it goes on in the file that it has, and rotates when it can again."""
+    writer = LogWriter(path, max_bytes=1000, max_files=max_files)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    writer.write("stdout", b"a" * 800 + b"\n")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        for _ in range(5):
+            writer.write("stdout", b"b" * 500 + b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [line.data[:1] for line in read_log(path)] == [b"a", *[b"b"] * 5]
+    writer.write("stdout", b"c\n")
+    writer.close()
+    assert [line.data[:1] for line in read_log(path)] == (
+        [b"c"] if max_files == 1 else [b"a", *[b"b"] * 5, b"c"]
+    )
+    assert writer.lost is None
+    assert not os.path.exists(f"{path}.new")
+
+
 def test_what_comes_after_the_asked_time_is_not_read(path: str, writer: LogWriter) -> None:
     """It may be gigabytes, during which a service would do nothing else."""
     writer.write("stdout", b"early\n")

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import trio
 
-from supervisor.errors import AttachmentError
+from supervisor.errors import AttachmentError, SandboxError
 from supervisor.sandbox.sandbox import Sandbox
 
 READY = 2
@@ -69,7 +69,8 @@ class NetnsPool:
         """Refill for ever. What is in store goes with the sandbox."""
         while True:
             for kind, ready in self._ready.items():
-                with suppress(OSError):  # no tap to be had: whoever needs one is told
+                # no tap to be had, or an init that is slow to answer: whoever needs one is told
+                with suppress(OSError, SandboxError):
                     while len(ready) < READY:
                         ready.append(await self._make(kind))
             self._taken = trio.Event()

@@ -14,6 +14,8 @@ import pytest
 import trio
 
 from supervisor.errors import SandboxError
+from supervisor.network.netns import NetnsPool
+from supervisor.sandbox import protocol
 from supervisor.sandbox.sandbox import PACKAGES, Sandbox, open_sandbox
 from tests.ns.supervisor.helpers import no_descriptors_for
 
@@ -168,6 +170,27 @@ def test_sigkill_of_the_supervisor_leaves_nothing(tmp_path: Path, rootless: bool
         assert process.stdout is not None
         assert b"up\n" == process.stdout.readline()
         process.kill()
+
+
+async def test_an_init_that_is_slow_to_answer_ends_nobody(
+    tmp_path: Path, rootless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network namespaces are made in store by a task beside all containers."""
+    monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.2)
+    async with open_sandbox(str(tmp_path), rootless=rootless) as sandbox, trio.open_nursery() as nursery:
+        pool = NetnsPool(sandbox)
+        nursery.start_soon(pool.run)
+        await pool.take(tap=False)
+        os.kill(sandbox.init_pid, signal.SIGSTOP)
+        try:
+            await trio.sleep(0.6)
+            with pytest.raises(SandboxError, match="did not answer"):
+                await sandbox.run(["true"])
+        finally:
+            os.kill(sandbox.init_pid, signal.SIGCONT)
+        with trio.fail_after(5):
+            assert (await sandbox.run(["ls", await pool.take(tap=False)])).status == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_two_sandboxes_in_one_program(tmp_path: Path, rootless: bool) -> None:
